@@ -1,0 +1,110 @@
+"""What operator and trainer agreed on: names, paths, ports, exit codes. Nothing here does anything.
+
+The operator writes it into pods, the trainer reads it there; both import it from here so that they cannot disagree.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum, StrEnum
+
+GROUP = "instructbooth.io"
+VERSION = "v1alpha1"
+API_VERSION = f"{GROUP}/{VERSION}"
+KIND = "InstructBoothJob"
+PLURAL = "instructboothjobs"
+SHORT_NAME = "ibj"
+
+
+class Stage(StrEnum):
+    """The stages, in the order they run; the value names folders, labels and children."""
+
+    PERSONALIZE = "personalize"
+    REINFORCE = "reinforce"
+    EVALUATE = "evaluate"
+
+
+STAGES: tuple[Stage, ...] = tuple(Stage)
+
+
+class ExitCode(IntEnum):
+    """The trainer's exit codes. Whatever else (1, 137, ...) is a failure, charged to backoffLimit and tried again."""
+
+    OK = 0
+    USER_ERROR = 64  # the user's mistake: trying again cannot help
+    TRANSIENT = 75  # the surroundings failed (storage, network, a peer): try again, charged to backoffLimit
+    CHECKPOINTED = 76  # asked to stop by SIGTERM and saved: try again, charged to disruptionLimit
+
+
+class Label:
+    """Labels of every child."""
+
+    JOB = f"{GROUP}/job"
+    STAGE = f"{GROUP}/stage"
+    ATTEMPT = f"{GROUP}/attempt"
+    MANAGED_BY = "app.kubernetes.io/managed-by"
+    MANAGER = "instructbooth-operator"
+
+
+class Env:
+    """Environment of a trainer pod, set by the operator. Rank within the gang is JOB_COMPLETION_INDEX (Indexed Job)."""
+
+    CONFIG = "INSTRUCTBOOTH_CONFIG"  # path of the resolved job (JSON of spec.job.ResolvedJob)
+    STAGE = "INSTRUCTBOOTH_STAGE"
+    ATTEMPT = "INSTRUCTBOOTH_ATTEMPT"  # 1, 2, ...
+    INPUTS = "INSTRUCTBOOTH_INPUTS"  # JSON {stage: attempt that succeeded} of the earlier stages
+    COORDINATOR = "INSTRUCTBOOTH_COORDINATOR"  # host name of pod 0
+    NODE_RANK = "JOB_COMPLETION_INDEX"
+    ACCESS_KEY = "INSTRUCTBOOTH_S3_ACCESS_KEY"
+    SECRET_KEY = "INSTRUCTBOOTH_S3_SECRET_KEY"  # noqa: S105 - the name of a variable, not a secret
+    STORE = "INSTRUCTBOOTH_STORE"  # a local folder instead of S3: `instructbooth run` and tests
+    TERMINATION_LOG = "INSTRUCTBOOTH_TERMINATION_LOG"  # where the Outcome is written; the kubelet's path by default
+
+
+class Path:
+    """Where things are mounted in a trainer pod."""
+
+    CONFIG_DIR = "/etc/instructbooth"
+    CONFIG_KEY = "job.json"
+    CA_DIR = "/etc/instructbooth-ca"
+    SUBJECT_IMAGES = "/mnt/subject"  # the ConfigMap with the subject's pictures
+    PROMPTS = "/mnt/prompts"  # ConfigMaps with prompts: /mnt/prompts/<role>/<key>, role as in PromptRole
+    VOLUMES = "/mnt/volumes"  # claims of pvc sources: /mnt/volumes/<claimName>
+    CACHE = "/mnt/cache"  # spec.model.cacheClaimName
+    WORK = "/work"  # scratch (emptyDir); HOME and working directory
+    TERMINATION_LOG = "/dev/termination-log"
+
+
+class PromptRole(StrEnum):
+    """Who uses a PromptSource; names its mount."""
+
+    REINFORCEMENT = "reinforcement"
+    VALIDATION = "validation"
+    EVALUATION = "evaluation"
+
+
+class Port:
+    """Ports of a trainer pod."""
+
+    COORDINATOR = 29500  # torch.distributed rendezvous on pod 0
+    METRICS = 9400  # rank 0: /metrics (Prometheus), /progress (JSON of spec.status.Progress), /healthz
+
+
+TERMINATION_MESSAGE_LIMIT = 4096  # bytes; the kubelet cuts the rest
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a trainer process ended: JSON in the pod's termination message.
+
+    Attributes:
+        reason: one CamelCase word: `Completed`, or why not (`SubjectImagesInvalid`, `BucketNotFound`, ...).
+        message: for a person: field, value, bound, way out.
+        artifact: address of what the stage made, when it succeeded.
+        metrics: final numbers. The evaluation's are keyed `<model>/<metric>`, model one of base, personalized, reinforced.
+    """
+
+    reason: str
+    message: str = ""
+    artifact: str | None = None
+    metrics: dict[str, float] = field(default_factory=dict)

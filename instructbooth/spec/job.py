@@ -1,0 +1,181 @@
+"""The InstructBoothJob itself: spec as users write it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, JsonValue
+
+from instructbooth.contract import Stage
+from instructbooth.spec.base import ApiModel, ObjectName, RelativePath, Rule
+from instructbooth.spec.sources import ConfigMapKeyRef, ModelSource
+from instructbooth.spec.stages import Dtype, Evaluation, Personalization, Reinforcement
+from instructbooth.spec.subject import Subject
+
+
+class Model(ApiModel):
+    """The base text-to-image model."""
+
+    source: ModelSource = Field(description="Where the model's diffusers folder comes from.")
+    family: Literal["auto", "stable-diffusion"] = Field(
+        default="auto", description="Model family; `auto` reads it from the folder's model_index.json."
+    )
+    dtype: Dtype = Field(default="fp32", description="Dtype of the frozen weights. What is trained stays in fp32.")
+    resolution: Annotated[int, Field(ge=16, le=4096, multiple_of=8)] | None = Field(
+        default=None, description="Side of the square pictures in pixels; the model's own when left out."
+    )
+    cache_claim_name: ObjectName | None = Field(
+        default=None, description="A ReadWriteMany claim that keeps downloaded models between jobs."
+    )
+
+
+class CredentialsSecretRef(ApiModel):
+    """The Secret that holds the object storage's credentials. Only the kubelet reads it."""
+
+    name: ObjectName = Field(description="Name of the Secret, in the job's namespace.")
+    access_key_field: Annotated[str, Field(min_length=1, max_length=253)] = Field(
+        default="accessKey", description="Key that holds the access key id."
+    )
+    secret_key_field: Annotated[str, Field(min_length=1, max_length=253)] = Field(
+        default="secretKey", description="Key that holds the secret access key."
+    )
+
+
+class Retention(ApiModel):
+    """How much is kept."""
+
+    checkpoints: Annotated[int, Field(ge=1, le=1000)] = Field(
+        default=2, description="Newest checkpoints kept per stage attempt."
+    )
+
+
+class Artifacts(ApiModel):
+    """The S3 storage where everything the job makes is kept."""
+
+    endpoint: Annotated[str, Field(pattern=r"^https?://[^\s/?#@]+$", max_length=512)] = Field(
+        description="URL of the S3 endpoint without a path, such as `https://s3.eu-central-1.amazonaws.com`."
+    )
+    bucket: Annotated[str, Field(min_length=3, max_length=63, pattern=r"^[a-z0-9][a-z0-9.-]*[a-z0-9]$")] = Field(
+        description="Bucket."
+    )
+    prefix: RelativePath | None = Field(
+        default=None, description="Key prefix of all runs; the bucket's root when left out."
+    )
+    region: Annotated[str, Field(min_length=1, max_length=64)] | None = Field(
+        default=None, description="Region; asked from the endpoint when left out."
+    )
+    path_style: bool = Field(
+        default=True, description="`endpoint/bucket/key` (MinIO) rather than `bucket.endpoint/key` (AWS)."
+    )
+    ca_bundle: ConfigMapKeyRef | None = Field(
+        default=None, description="PEM certificates of a private authority that signed the endpoint's certificate."
+    )
+    credentials_secret_ref: CredentialsSecretRef = Field(description="Access key and secret key.")
+    create_bucket: bool = Field(default=False, description="Create the bucket if it is absent.")
+    retention: Retention = Field(default=Retention(), description="How much is kept.")
+
+
+Seconds = Annotated[int, Field(ge=1, le=31_536_000)]
+
+
+class RunPolicy(ApiModel):
+    """How the job is run, restarted and cleaned up. The one part of the spec that may change after creation."""
+
+    suspend: bool = Field(default=False, description="Stop the pods at a checkpoint; go on from it when false again.")
+    queue_name: ObjectName | None = Field(default=None, description="Kueue LocalQueue that admits the stages' Jobs.")
+    priority_class_name: ObjectName | None = Field(default=None, description="PriorityClass of the pods.")
+    active_deadline_seconds: Seconds | None = Field(
+        default=None,
+        description="Seconds the job may be active, counted from its start; time suspended does not count.",
+    )
+    backoff_limit: Annotated[int, Field(ge=0, le=100)] = Field(
+        default=3, description="Gang restarts after failures of the application, per stage."
+    )
+    disruption_limit: Annotated[int, Field(ge=0, le=1000)] = Field(
+        default=20, description="Gang restarts after evictions, preemptions and node losses, per stage."
+    )
+    ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=31_536_000)] | None = Field(
+        default=None, description="Delete the finished job after so many seconds. Artifacts stay."
+    )
+
+
+# Pieces of core/v1 that pass through to the pods as they are; the API server checks them when the child Job is made.
+CoreObject = dict[str, JsonValue]
+CoreObjects = Annotated[list[CoreObject], Field(max_length=64)]
+StringMap = Annotated[dict[str, Annotated[str, Field(max_length=1024)]], Field(max_length=64)]
+
+
+class PodTemplate(ApiModel):
+    """What people need to change in the pods of every stage."""
+
+    image: Annotated[str, Field(min_length=1, max_length=512)] | None = Field(
+        default=None,
+        description="Trainer image with reward plug-ins of your own; the operator's default when left out.",
+    )
+    labels: StringMap = Field(default={}, description="Further labels.")
+    annotations: StringMap = Field(default={}, description="Further annotations.")
+    node_selector: StringMap = Field(default={}, description="core/v1 nodeSelector.")
+    tolerations: CoreObjects = Field(default=[], description="core/v1 tolerations.")
+    affinity: CoreObject | None = Field(
+        default=None, description="core/v1 affinity; by default the pods of a gang prefer different nodes."
+    )
+    topology_spread_constraints: CoreObjects = Field(default=[], description="core/v1 topologySpreadConstraints.")
+    runtime_class_name: ObjectName | None = Field(default=None, description="core/v1 runtimeClassName.")
+    image_pull_secrets: CoreObjects = Field(default=[], description="core/v1 imagePullSecrets.")
+    env: CoreObjects = Field(default=[], description="Further environment variables (core/v1 EnvVar).")
+    volumes: CoreObjects = Field(default=[], description="Further volumes (core/v1 Volume).")
+    volume_mounts: CoreObjects = Field(default=[], description="Mounts of those volumes in the trainer container.")
+    security_context: CoreObject | None = Field(
+        default=None, description="core/v1 PodSecurityContext, merged over the restricted default."
+    )
+    service_account_name: ObjectName | None = Field(
+        default=None, description="ServiceAccount of the pods; no token is mounted."
+    )
+
+
+class InstructBoothJobSpec(ApiModel):
+    """A subject, a base model, three stages and where to keep the results."""
+
+    subject: Subject = Field(description="Who is taught.")
+    model: Model = Field(description="The base text-to-image model.")
+    personalization: Personalization = Field(default=Personalization(), description="Stage 1: learn the subject.")
+    reinforcement: Reinforcement = Field(description="Stage 2: learn to obey again.")
+    evaluation: Evaluation = Field(description="Stage 3: prove it.")
+    artifacts: Artifacts = Field(description="Where everything the job makes is kept.")
+    run_policy: RunPolicy = Field(default=RunPolicy(), description="How the job is run, restarted and cleaned up.")
+    pod_template: PodTemplate = Field(default=PodTemplate(), description="Changes to the pods of every stage.")
+
+    rules: ClassVar[tuple[Rule, ...]] = ()
+
+    def stage(self, stage: Stage) -> Personalization | Reinforcement | Evaluation:
+        """The part of the spec that belongs to a stage."""
+        return {
+            Stage.PERSONALIZE: self.personalization,
+            Stage.REINFORCE: self.reinforcement,
+            Stage.EVALUATE: self.evaluation,
+        }[stage]
+
+    # Mutable after creation; the CRD freezes every other field by a transition rule.
+    mutable: ClassVar[frozenset[str]] = frozenset({"run_policy"})
+
+
+class ResolvedJob(ApiModel):
+    """What a run resolved to: written once to an owned ConfigMap, read by the trainer. An upgrade of the operator
+    never changes a running job.
+    """
+
+    namespace: ObjectName
+    name: ObjectName
+    uid: Annotated[str, Field(min_length=1, max_length=64)]
+    spec: InstructBoothJobSpec
+
+    @classmethod
+    def from_object(cls, obj: dict[str, Any]) -> ResolvedJob:
+        """Build from an InstructBoothJob as the API server returns it. Raises pydantic.ValidationError."""
+        meta = obj["metadata"]
+        return cls(
+            namespace=meta["namespace"],
+            name=meta["name"],
+            uid=meta["uid"],
+            spec=InstructBoothJobSpec.model_validate(obj["spec"]),
+        )

@@ -1,0 +1,249 @@
+"""The three stages and their hyper-parameters. Defaults suit Stable Diffusion 1.5 on one GPU a node."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, JsonValue
+
+from instructbooth.spec.base import ApiModel, Quantity, Rule
+from instructbooth.spec.sources import PLACEHOLDER, ModelSource, PromptSource
+
+PositiveFloat = Annotated[float, Field(gt=0, le=1e6)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Quantities = Annotated[dict[str, Quantity], Field(max_length=16)]
+Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
+
+
+class Resources(ApiModel):
+    """Requests and limits of a stage's pods. `nvidia.com/gpu` comes from `gpusPerNode` and is refused here."""
+
+    requests: Quantities = Field(
+        default={}, description="What the scheduler sets aside, such as `{cpu: 4, memory: 16Gi}`."
+    )
+    limits: Quantities = Field(default={}, description="What the pod may use at most.")
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="!('nvidia.com/gpu' in self.limits) && !('nvidia.com/gpu' in self.requests)",
+            check=lambda self: "nvidia.com/gpu" not in {*self.limits, *self.requests},
+            message="GPUs are asked for by gpusPerNode, which also sets the number of processes; remove nvidia.com/gpu",
+        ),
+    )
+
+
+class StageBase(ApiModel):
+    """The shape of a stage's gang of pods."""
+
+    nodes: Annotated[int, Field(ge=1, le=256)] = Field(default=1, description="Pods of the gang.")
+    gpus_per_node: Annotated[int, Field(ge=0, le=16)] = Field(
+        default=0, description="GPUs, and so processes, in each pod. 0 trains on the CPU, one process a pod, over gloo."
+    )
+    resources: Resources = Field(default=Resources(), description="Requests and limits of each pod.")
+
+    @property
+    def world_size(self) -> int:
+        """Processes of the gang: one per GPU, or one per pod on CPU."""
+        return self.nodes * max(1, self.gpus_per_node)
+
+
+class Lora(ApiModel):
+    """The low-rank adapter that is trained."""
+
+    rank: Annotated[int, Field(ge=1, le=1024)] = Field(default=16, description="Rank of the update matrices.")
+    alpha: Annotated[float, Field(gt=0, le=4096)] = Field(
+        default=16, description="Scale: the update is alpha / rank times B A."
+    )
+    targets: Literal["attention", "all"] = Field(
+        default="attention",
+        description="`attention`: its projections. `all`: also feed-forward layers and convolutions.",
+    )
+
+
+class Sampling(ApiModel):
+    """How pictures are drawn."""
+
+    steps: Annotated[int, Field(ge=2, le=1000)] = Field(default=30, description="Denoising steps.")
+    guidance_scale: Annotated[float, Field(ge=1, le=50)] = Field(
+        default=5.0, description="Classifier-free guidance; 1 is without and costs half."
+    )
+
+
+class PriorPreservation(ApiModel):
+    """DreamBooth's prior loss on class pictures that the base model draws itself."""
+
+    weight: Annotated[float, Field(ge=0, le=100)] = Field(
+        default=1.0, description="Weight of the prior loss; 0 is without."
+    )
+    num_images: Annotated[int, Field(ge=1, le=10000)] = Field(
+        default=200, description="Class pictures drawn by the base model."
+    )
+    sampling: Sampling = Field(default=Sampling(), description="How the class pictures are drawn.")
+
+
+Template = Annotated[str, Field(min_length=1, max_length=300)]
+
+
+class Personalization(StageBase):
+    """Stage 1: DreamBooth-like personalization with identifier, class noun and detailed description."""
+
+    steps: Annotated[int, Field(ge=1, le=1_000_000)] = Field(default=800, description="Optimizer steps.")
+    batch_size: Annotated[int, Field(ge=1, le=1024)] = Field(
+        default=2, description="Subject pictures per step and process."
+    )
+    learning_rate: PositiveFloat = Field(default=1e-4, description="AdamW's learning rate.")
+    lora: Lora = Field(default=Lora(), description="Adapter on the U-Net (and on the text encoder, if trained).")
+    train_text_encoder: bool = Field(default=False, description="Also train an adapter on the text encoder.")
+    prior_preservation: PriorPreservation = Field(
+        default=PriorPreservation(), description="Keeps the class what it was."
+    )
+    caption_templates: Annotated[list[Template], Field(min_length=1, max_length=100)] = Field(
+        default=["a photo of a {subject}"], description="Captions of the subject's pictures, drawn at random."
+    )
+    checkpoint_interval_steps: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
+        default=200, description="Steps between two checkpoints."
+    )
+    seed: Seed = Field(default=0, description="Seed of everything random in the stage.")
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="self.captionTemplates.all(t, t.contains('{subject}'))",
+            check=lambda self: all(PLACEHOLDER in t for t in self.caption_templates),
+            message='every caption template must name the subject, for example "a photo of a {subject}"',
+            field="captionTemplates",
+        ),
+    )
+
+
+class RewardSpec(ApiModel):
+    """A reward or metric: a plug-in by name, with its model and parameters."""
+
+    name: Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")] = Field(
+        description="Name of the plug-in: clip-score, subject-identity, or one installed in the image."
+    )
+    weight: Annotated[float, Field(ge=-1000, le=1000)] = Field(
+        default=1.0, description="Weight in the sum of rewards. Metrics of the evaluation are never summed."
+    )
+    model: ModelSource | None = Field(default=None, description="The scoring model, where the plug-in needs one.")
+    params: dict[str, JsonValue] = Field(default={}, description="Parameters of the plug-in; see its documentation.")
+
+
+class EarlyStopping(ApiModel):
+    """Stop when prompts that are not trained on no longer gain."""
+
+    interval_epochs: Annotated[int, Field(ge=1, le=10000)] = Field(
+        default=5, description="Epochs between two validations."
+    )
+    patience: Annotated[int, Field(ge=1, le=10000)] = Field(
+        default=4, description="Validations without a gain before the stage stops and keeps the best adapter."
+    )
+    min_delta: Annotated[float, Field(ge=0, le=1000)] = Field(default=0.0, description="The smallest gain that counts.")
+    prompts: PromptSource = Field(description="Validation prompts, apart from those of training and evaluation.")
+    images_per_prompt: Annotated[int, Field(ge=1, le=100)] = Field(
+        default=2, description="Pictures per validation prompt."
+    )
+
+
+class Guards(ApiModel):
+    """Bounds past which the policy is no longer the personalized model."""
+
+    kl_ceiling: Annotated[float, Field(gt=0, le=1e6)] | None = Field(
+        default=None,
+        description="Mean KL per denoising step to the personalized policy at which the stage stops and keeps the best adapter.",
+    )
+
+
+class Reinforcement(StageBase):
+    """Stage 2: policy-gradient fine-tuning on an image-text-alignment reward, with and without identifier.
+
+    The policy goes on from stage 1's adapter: one adapter is the result, and a frozen copy of it is the reference.
+    """
+
+    prompts: PromptSource = Field(description="Prompts the policy is trained on.")
+    identifier_free_share: Share = Field(
+        default=0.5,
+        description="Share of the prompts that name the subject by description only (the paper's second technique).",
+    )
+    rewards: Annotated[list[RewardSpec], Field(min_length=1, max_length=16)] = Field(
+        description="Weighted sum of rewards."
+    )
+    epochs: Annotated[int, Field(ge=1, le=100_000)] = Field(default=100, description="Rounds of sampling and training.")
+    prompts_per_epoch: Annotated[int, Field(ge=1, le=10_000)] = Field(
+        default=8, description="Prompts drawn per epoch, over all processes."
+    )
+    images_per_prompt: Annotated[int, Field(ge=2, le=1024)] = Field(
+        default=8,
+        description="Group size: pictures per prompt and epoch, over all processes. Advantages compare within the group.",
+    )
+    sampling: Sampling = Field(default=Sampling(), description="How rollouts are drawn.")
+    eta: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=1.0,
+        description="Noise of the stochastic DDIM step; the policy is deterministic at 0 and cannot be trained.",
+    )
+    timesteps_per_trajectory: Annotated[int, Field(ge=1, le=1000)] | None = Field(
+        default=None, description="Train on so many random steps of each trajectory; all when left out."
+    )
+    inner_epochs: Annotated[int, Field(ge=1, le=64)] = Field(
+        default=1, description="Passes over each epoch's rollouts."
+    )
+    batch_size: Annotated[int, Field(ge=1, le=4096)] = Field(
+        default=8, description="(latent, timestep) pairs per forward pass and process."
+    )
+    updates_per_epoch: Annotated[int, Field(ge=1, le=10_000)] = Field(
+        default=4, description="Optimizer steps per inner epoch."
+    )
+    learning_rate: PositiveFloat = Field(default=3e-4, description="AdamW's learning rate.")
+    clip_range: Annotated[float, Field(gt=0, lt=1)] = Field(
+        default=1e-4, description="Clip of the importance ratio; log-probabilities are means over latent dimensions."
+    )
+    advantage_clip: PositiveFloat = Field(
+        default=5.0, description="Advantages are cut at +- this many standard deviations."
+    )
+    kl_weight: Annotated[float, Field(ge=0, le=1e6)] = Field(
+        default=0.01, description="Weight of the KL to the personalized policy."
+    )
+    max_grad_norm: PositiveFloat = Field(default=1.0, description="Gradients are scaled down to this norm.")
+    early_stopping: EarlyStopping | None = Field(
+        default=None, description="Stop on validation prompts; runs all epochs when left out."
+    )
+    guards: Guards = Field(default=Guards(), description="Bounds that stop a policy that drifts away.")
+    checkpoint_interval_epochs: Annotated[int, Field(ge=1, le=100_000)] = Field(
+        default=10, description="Epochs between two checkpoints."
+    )
+    seed: Seed = Field(default=0, description="Seed of everything random in the stage.")
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="!has(self.timestepsPerTrajectory) || self.timestepsPerTrajectory <= self.sampling.steps - 1",
+            check=lambda self: (
+                self.timesteps_per_trajectory is None or self.timesteps_per_trajectory < self.sampling.steps
+            ),
+            message="must be at most sampling.steps - 1: the last step has no noise and so no log-probability",
+            field="timestepsPerTrajectory",
+        ),
+    )
+
+
+class Evaluation(StageBase):
+    """Stage 3: base, personalized and reinforced model side by side on held-out prompts with fixed seeds."""
+
+    prompts: PromptSource = Field(description="Held-out prompts.")
+    images_per_prompt: Annotated[int, Field(ge=1, le=1000)] = Field(
+        default=4, description="Pictures per prompt and model."
+    )
+    sampling: Sampling = Field(default=Sampling(), description="How pictures are drawn (deterministic DDIM).")
+    metrics: Annotated[list[RewardSpec], Field(min_length=1, max_length=16)] = Field(
+        description="Scores, by the same plug-ins as rewards. Use another one than was trained on: a judge is not its own witness."
+    )
+    headline: Annotated[str, Field(min_length=1, max_length=63)] | None = Field(
+        default=None, description="The metric shown as REWARD by `kubectl get`; the first one when left out."
+    )
+    seed: Seed = Field(default=0, description="Seed of the initial noise: equal for all models.")
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="!has(self.headline) || self.metrics.exists(m, m.name == self.headline)",
+            check=lambda self: self.headline is None or any(m.name == self.headline for m in self.metrics),
+            message="must be the name of one of the metrics",
+            field="headline",
+        ),
+    )
+
+
+Dtype = Literal["fp32", "bf16", "fp16"]
