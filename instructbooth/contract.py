@@ -56,7 +56,7 @@ class Env:
     COORDINATOR = "INSTRUCTBOOTH_COORDINATOR"  # host name of pod 0
     NODE_RANK = "JOB_COMPLETION_INDEX"
     ACCESS_KEY = "INSTRUCTBOOTH_S3_ACCESS_KEY"
-    SECRET_KEY = "INSTRUCTBOOTH_S3_SECRET_KEY"  # noqa: S105 - the name of a variable, not a secret
+    SECRET_KEY = "INSTRUCTBOOTH_S3_SECRET_KEY"
     STORE = "INSTRUCTBOOTH_STORE"  # a local folder instead of S3: `instructbooth run` and tests
     TERMINATION_LOG = "INSTRUCTBOOTH_TERMINATION_LOG"  # where the Outcome is written; the kubelet's path by default
 
@@ -101,7 +101,8 @@ class Outcome:
         reason: one CamelCase word: `Completed`, or why not (`SubjectImagesInvalid`, `BucketNotFound`, ...).
         message: for a person: field, value, bound, way out.
         artifact: address of what the stage made, when it succeeded.
-        metrics: final numbers. The evaluation's are keyed `<model>/<metric>`, model one of base, personalized, reinforced.
+        metrics: final numbers. The evaluation's are keyed `<model>/<metric>`, model being base, personalized or
+            reinforced.
     """
 
     reason: str

@@ -9,7 +9,7 @@ from pydantic import Field, JsonValue
 from instructbooth.contract import Stage
 from instructbooth.spec.base import ApiModel, ObjectName, RelativePath, Rule
 from instructbooth.spec.sources import ConfigMapKeyRef, ModelSource
-from instructbooth.spec.stages import Dtype, Evaluation, Personalization, Reinforcement
+from instructbooth.spec.stages import Dtype, Evaluation, Personalization, Reinforcement, StageBase
 from instructbooth.spec.subject import Subject
 
 
@@ -147,13 +147,14 @@ class InstructBoothJobSpec(ApiModel):
 
     rules: ClassVar[tuple[Rule, ...]] = ()
 
-    def stage(self, stage: Stage) -> Personalization | Reinforcement | Evaluation:
+    def stage(self, stage: Stage) -> StageBase:
         """The part of the spec that belongs to a stage."""
-        return {
+        stages: dict[Stage, StageBase] = {
             Stage.PERSONALIZE: self.personalization,
             Stage.REINFORCE: self.reinforcement,
             Stage.EVALUATE: self.evaluation,
-        }[stage]
+        }
+        return stages[stage]
 
     # Mutable after creation; the CRD freezes every other field by a transition rule.
     mutable: ClassVar[frozenset[str]] = frozenset({"run_policy"})

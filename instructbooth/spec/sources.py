@@ -96,7 +96,7 @@ class PromptSource(ApiModel):
         Rule(
             cel="!has(self.inline) || self.inline.exists(p, p.contains('{subject}'))",
             check=lambda self: self.inline is None or any(PLACEHOLDER in p for p in self.inline),
-            message='no prompt names the subject; write {subject} where it belongs, for example "a {subject} on a beach"',
+            message='no prompt names the subject; write {subject} where it belongs, as in "a {subject} on a beach"',
             field="inline",
         ),
     )

@@ -147,7 +147,7 @@ class Guards(ApiModel):
 
     kl_ceiling: Annotated[float, Field(gt=0, le=1e6)] | None = Field(
         default=None,
-        description="Mean KL per denoising step to the personalized policy at which the stage stops and keeps the best adapter.",
+        description="Mean KL per denoising step to the personalized policy that stops the stage; the best adapter is kept.",
     )
 
 
@@ -171,7 +171,7 @@ class Reinforcement(StageBase):
     )
     images_per_prompt: Annotated[int, Field(ge=2, le=1024)] = Field(
         default=8,
-        description="Group size: pictures per prompt and epoch, over all processes. Advantages compare within the group.",
+        description="Group size: pictures per prompt and epoch over all processes. Advantages compare within it.",
     )
     sampling: Sampling = Field(default=Sampling(), description="How rollouts are drawn.")
     eta: Annotated[float, Field(gt=0, le=1)] = Field(
@@ -230,7 +230,7 @@ class Evaluation(StageBase):
     )
     sampling: Sampling = Field(default=Sampling(), description="How pictures are drawn (deterministic DDIM).")
     metrics: Annotated[list[RewardSpec], Field(min_length=1, max_length=16)] = Field(
-        description="Scores, by the same plug-ins as rewards. Use another one than was trained on: a judge is not its own witness."
+        description="Scores, by the same plug-ins as rewards. Judge by another one than was trained on."
     )
     headline: Annotated[str, Field(min_length=1, max_length=63)] | None = Field(
         default=None, description="The metric shown as REWARD by `kubectl get`; the first one when left out."
