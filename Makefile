@@ -1,0 +1,79 @@
+# The commands every checkout keeps. `make help` explains them; CONTRIBUTING.md tells when to use which.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+CLUSTER_SCRIPT := $(PYTHON) tests/cluster/cluster.py
+export CLUSTER
+
+.DEFAULT_GOAL := help
+.PHONY: help setup cluster cluster-down kubeconfig images demo test lint format types unit integration e2e generate lock \
+        miniature bench
+
+help: ## Explain the commands
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+	@echo
+	@echo "  CLUSTER=kind      use kind (needs a Docker engine) instead of a cluster made from source"
+	@echo "  CLUSTER=current   use the current kube context; the cluster itself is never touched"
+
+setup: $(STAMP) ## Install the hashed Python dependencies into .venv
+
+$(STAMP): requirements/dev.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet uv==0.13.9
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --requirement requirements/dev.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+cluster: ## Raise the cluster: a bare Debian machine -> two Ready nodes with our images (again: seconds)
+	@$(CLUSTER_SCRIPT) up
+
+cluster-down: ## End everything that `make cluster` started
+	@$(CLUSTER_SCRIPT) down
+
+kubeconfig: ## Print the path of the cluster's kubeconfig (use `make -s kubeconfig`)
+	@$(CLUSTER_SCRIPT) kubeconfig
+
+images: ## Rebuild the images that changed and load them into the cluster
+	@$(CLUSTER_SCRIPT) images
+
+demo: $(STAMP) ## Bare machine -> cluster -> Helm install -> a finished InstructBoothJob with pictures in out/demo
+	@$(CLUSTER_SCRIPT) up
+	@$(BIN)/python -m tests.e2e.demo
+
+test: ## Everything CI runs
+	@$(PYTHON) tests/suite.py
+
+lint: $(STAMP) ## Style, generated files, types, import layers
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/python -m instructbooth.generate --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+format: $(STAMP) ## Format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+unit: $(STAMP) ## Unit and golden tests (no cluster, no server)
+	$(BIN)/pytest tests/unit tests/golden
+
+integration: $(STAMP) ## Tests against the real API server and the real MinIO (needs `make cluster`)
+	$(BIN)/pytest tests/integration
+
+e2e: $(STAMP) ## The whole product in the cluster (needs `make cluster`)
+	$(BIN)/pytest tests/e2e
+
+generate: $(STAMP) ## Write CRD, chart copy and field reference from instructbooth/spec
+	$(BIN)/python -m instructbooth.generate
+	$(BIN)/python charts/generate_readme.py
+
+lock: $(STAMP) ## Compile the hashed lock files from pyproject.toml
+	for extra in operator trainer dev; do $(BIN)/uv pip compile --quiet --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url --no-emit-find-links --extra $$extra pyproject.toml --output-file requirements/$$extra.txt; done
+
+miniature: $(STAMP) ## Make the miniature world's weights again, from a seed (hours on a CPU)
+	$(BIN)/python -m instructbooth_miniature.build
+
+bench: $(STAMP) ## What a stage costs, measured on this machine
+	$(BIN)/python -m benchmarks

@@ -1,0 +1,100 @@
+"""Manifests that must be refused, with the field at which the error must be shown.
+
+The unit test gives them to pydantic, tests/integration/api to the real API server: one list, two judges.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[3]
+Manifest = dict[str, Any]
+
+
+def demo() -> Manifest:
+    """The demo's manifest, fresh each time."""
+    manifest: Manifest = yaml.safe_load((ROOT / "examples/demo/job.yaml").read_text())
+    return manifest
+
+
+def _set(path: str, value: object) -> Callable[[Manifest], None]:
+    def change(manifest: Manifest) -> None:
+        *parents, last = path.split(".")
+        node = manifest["spec"]
+        for key in parents:
+            node = node[key]
+        node[last] = value
+
+    return change
+
+
+def _drop(path: str) -> Callable[[Manifest], None]:
+    def change(manifest: Manifest) -> None:
+        *parents, last = path.split(".")
+        node = manifest["spec"]
+        for key in parents:
+            node = node[key]
+        del node[last]
+
+    return change
+
+
+# name -> (change to the demo, path the error must name)
+BAD: dict[str, tuple[Callable[[Manifest], None], str]] = {
+    "unknown-field": (_set("personalization.stepz", 3), "spec.personalization.stepz"),
+    "unknown-nested-field": (_set("reinforcement.sampling.etaa", 1), "spec.reinforcement.sampling.etaa"),
+    "negative-steps": (_set("personalization.steps", -1), "spec.personalization.steps"),
+    "negative-learning-rate": (_set("reinforcement.learningRate", -0.1), "spec.reinforcement.learningRate"),
+    "zero-learning-rate": (_set("personalization.learningRate", 0), "spec.personalization.learningRate"),
+    "no-images": (_set("subject.images", {}), "spec.subject.images"),
+    "images-missing": (_drop("subject.images"), "spec.subject.images"),
+    "two-image-sources": (_set("subject.images.s3", {"prefix": "a/b"}), "spec.subject.images"),
+    "identifier-in-class-noun": (_set("subject.className", "SKS mascot"), "spec.subject.identifier"),
+    "identifier-in-description": (_set("subject.description", "sks star mascot"), "spec.subject.identifier"),
+    "identifier-of-two-words": (_set("subject.identifier", "my dog"), "spec.subject.identifier"),
+    "zero-nodes": (_set("reinforcement.nodes", 0), "spec.reinforcement.nodes"),
+    "malformed-quantity": (
+        _set("personalization.resources.limits", {"memory": "4 gigs"}),
+        "spec.personalization.resources.limits.memory",
+    ),
+    "gpu-in-resources": (
+        _set("personalization.resources.limits", {"nvidia.com/gpu": 1}),
+        "spec.personalization.resources",
+    ),
+    "no-source-of-model": (_set("model.source", {}), "spec.model.source"),
+    "unpinned-revision": (
+        _set("model.source", {"hub": {"repo": "a/b", "revision": "main"}}),
+        "spec.model.source.hub.revision",
+    ),
+    "prompts-without-subject": (
+        _set("reinforcement.prompts", {"inline": ["a dog on a beach"]}),
+        "spec.reinforcement.prompts.inline",
+    ),
+    "caption-without-subject": (
+        _set("personalization.captionTemplates", ["a photo"]),
+        "spec.personalization.captionTemplates",
+    ),
+    "no-rewards": (_set("reinforcement.rewards", []), "spec.reinforcement.rewards"),
+    "too-many-timesteps": (
+        _set("reinforcement.timestepsPerTrajectory", 8),
+        "spec.reinforcement.timestepsPerTrajectory",
+    ),
+    "share-above-one": (_set("reinforcement.identifierFreeShare", 1.5), "spec.reinforcement.identifierFreeShare"),
+    "headline-is-no-metric": (_set("evaluation.headline", "beauty"), "spec.evaluation.headline"),
+    "endpoint-without-scheme": (_set("artifacts.endpoint", "minio:9000"), "spec.artifacts.endpoint"),
+    "prefix-climbs-out": (_set("artifacts.prefix", "../other"), "spec.artifacts.prefix"),
+    "text-for-a-number": (_set("personalization.steps", "many"), "spec.personalization.steps"),
+}
+
+
+def bad(name: str) -> tuple[Manifest, str]:
+    """The named bad manifest and the path its error must name."""
+    change, path = BAD[name]
+    manifest = copy.deepcopy(demo())
+    change(manifest)
+    return manifest, path

@@ -1,0 +1,41 @@
+"""pydantic refuses what the API server refuses, at the same field."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from instructbooth.spec.job import InstructBoothJobSpec
+from tests.unit.spec.examples import BAD, ROOT, bad, demo
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*/*.yaml")), ids=lambda p: p.name)
+def test_every_example_is_valid(path):
+    for document in yaml.safe_load_all(path.read_text()):
+        if document["kind"] == "InstructBoothJob":
+            InstructBoothJobSpec.model_validate(document["spec"])
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_manifest_is_refused_at_its_field(name):
+    manifest, path = bad(name)
+    with pytest.raises(ValidationError) as caught:
+        InstructBoothJobSpec.model_validate(manifest["spec"])
+    places = []
+    for error in caught.value.errors():
+        place = ".".join(["spec", *map(str, error["loc"])])
+        places += [place, f"{place}.{error['msg'].removeprefix('Value error, ').split(':')[0]}"]
+    assert any(place == path or place.startswith(path + ".") for place in places), places
+
+
+def test_defaults_survive_a_round_trip():
+    spec = InstructBoothJobSpec.model_validate(demo()["spec"])
+    assert InstructBoothJobSpec.model_validate(spec.to_wire()) == spec
+    assert spec.to_wire()["runPolicy"]["backoffLimit"] == 3
+
+
+def test_world_size_counts_gpus_or_pods():
+    spec = InstructBoothJobSpec.model_validate(demo()["spec"])
+    assert spec.reinforcement.world_size == 2
+    assert spec.reinforcement.model_copy(update={"gpus_per_node": 8}).world_size == 16
