@@ -1,4 +1,4 @@
-"""`make test`: everything CI runs, in one order, with one summary. Standard library only: it starts on a bare machine.
+"""`make test`: everything CI runs, in one order, with one summary. Only the standard library: it starts on a bare machine.
 
 The cluster is raised (its binaries and images built) in the background while the Python environment is installed and the
 tests that need no cluster run. Every step runs even after an earlier one failed, so that one run tells all; the exit

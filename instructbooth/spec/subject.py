@@ -37,7 +37,7 @@ class Subject(ApiModel):
         Rule(
             cel="!(self.identifier.lowerAscii() in self.className.lowerAscii().split(' '))",
             check=lambda self: self.identifier.lower() not in _words(self.class_name),
-            message="the identifier must not be a word of className: it would mean two things; use a rare word, say sks",
+            message="the identifier must not be a word of className: it would mean two things; take a rare word like sks",
             field="identifier",
         ),
         Rule(
