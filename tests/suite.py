@@ -1,8 +1,8 @@
-"""`make test`: everything CI runs, in one order, with one summary. Only the standard library: it starts on a bare machine.
+"""`make test`: everything CI runs, in one order, with one summary. Standard library only, to start on a bare machine.
 
-The cluster is raised (its binaries and images built) in the background while the Python environment is installed and the
-tests that need no cluster run. Every step runs even after an earlier one failed, so that one run tells all; the exit
-code is 1 if any failed.
+The cluster is raised (its binaries and images built) in the background while the Python environment is installed and
+the tests that need no cluster run. Every step runs even after an earlier one failed, so that one run tells all; the
+exit code is 1 if any failed.
 """
 
 from __future__ import annotations

@@ -147,7 +147,7 @@ class Guards(ApiModel):
 
     kl_ceiling: Annotated[float, Field(gt=0, le=1e6)] | None = Field(
         default=None,
-        description="Mean KL per denoising step to the personalized policy that ends the stage; the best adapter stays.",
+        description="Mean KL per denoising step to the personalized policy that ends the stage; the best one stays.",
     )
 
 

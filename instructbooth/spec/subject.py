@@ -37,13 +37,15 @@ class Subject(ApiModel):
         Rule(
             cel="!(self.identifier.lowerAscii() in self.className.lowerAscii().split(' '))",
             check=lambda self: self.identifier.lower() not in _words(self.class_name),
-            message="the identifier must not be a word of className: it would mean two things; take a rare word like sks",
+            message="the identifier must not be a word of className: it would mean two things; "
+            "use a rare word such as sks",
             field="identifier",
         ),
         Rule(
             cel="!has(self.description) || !(self.identifier.lowerAscii() in self.description.lowerAscii().split(' '))",
             check=lambda self: self.identifier.lower() not in _words(self.description),
-            message="the identifier must not be a word of description: rewards would see it; use a rare word, say sks",
+            message="the identifier must not be a word of description: rewards would see it; "
+            "use a rare word such as sks",
             field="identifier",
         ),
     )
