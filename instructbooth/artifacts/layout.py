@@ -1,0 +1,56 @@
+"""Where a run's files lie: `<prefix>/<namespace>/<name>/<uid>/<stage>/<attempt>/{output,checkpoints/<step>}/`.
+
+The uid keeps a job apart from its namesake of yesterday. The attempt is the fence: a process of an attempt writes only
+below its own number, so that a zombie of an older gang cannot touch what the present one makes.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Self
+
+from instructbooth.contract import Stage
+from instructbooth.spec.job import ResolvedJob
+
+MANIFEST = "manifest.json"
+_CHECKPOINT_MANIFEST = re.compile(rf"/(\d+)/checkpoints/(\d+)/{re.escape(MANIFEST)}$")
+
+
+@dataclass(frozen=True)
+class RunLayout:
+    """Keys of one run. All prefixes end with a slash."""
+
+    root: str
+
+    @classmethod
+    def of(cls, job: ResolvedJob) -> Self:
+        """The layout of a resolved job."""
+        prefix = job.spec.artifacts.prefix
+        return cls(f"{prefix + '/' if prefix else ''}{job.namespace}/{job.name}/{job.uid}/")
+
+    def stage(self, stage: Stage) -> str:
+        """Everything of a stage, all attempts."""
+        return f"{self.root}{stage.value}/"
+
+    def attempt(self, stage: Stage, attempt: int) -> str:
+        """Everything an attempt may write."""
+        return f"{self.stage(stage)}{attempt}/"
+
+    def output(self, stage: Stage, attempt: int) -> str:
+        """What the stage made; committed once, at its end."""
+        return f"{self.attempt(stage, attempt)}output/"
+
+    def checkpoints(self, stage: Stage, attempt: int) -> str:
+        """All checkpoints of an attempt."""
+        return f"{self.attempt(stage, attempt)}checkpoints/"
+
+    def checkpoint(self, stage: Stage, attempt: int, step: int) -> str:
+        """One checkpoint."""
+        return f"{self.checkpoints(stage, attempt)}{step}/"
+
+
+def parse_checkpoint_manifest(key: str) -> tuple[int, int] | None:
+    """(attempt, step) if the key is the manifest of a checkpoint, else None."""
+    match = _CHECKPOINT_MANIFEST.search(key)
+    return (int(match[1]), int(match[2])) if match else None

@@ -1,0 +1,161 @@
+"""The pod's first process: finds the coordinator, starts one process per GPU, and passes on how they end.
+
+Not torchrun: it replaces a worker's exit code by its own 1, and the exit code is what tells the operator whether to
+try again (docs/decisions/0004-launcher.md).
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import FrameType
+
+from instructbooth.contract import ExitCode, Outcome, Port
+from instructbooth_trainer.runtime import outcome as outcomes
+from instructbooth_trainer.runtime.environment import PodEnvironment
+from instructbooth_trainer.runtime.errors import TransientError
+from instructbooth_trainer.runtime.threads import choose_threads
+
+log = logging.getLogger(__name__)
+
+COORDINATOR_TIMEOUT = 300.0
+PEER_GRACE = 20.0
+POLL = 0.2
+WORKER = (sys.executable, "-m", "instructbooth_trainer.runtime.worker")
+
+
+def wait_for_coordinator(
+    host: str,
+    port: int,
+    timeout: float = COORDINATOR_TIMEOUT,
+    stopped: Callable[[], bool] = lambda: False,
+) -> None:
+    """Wait until the name resolves and the port answers. Raises TransientError CoordinatorUnreachable.
+
+    Returns early when `stopped`: a pod that is to go must not wait for another.
+    """
+    deadline = time.monotonic() + timeout
+    problem = "no try was made"
+    while time.monotonic() < deadline and not stopped():
+        try:
+            with socket.create_connection((host, port), timeout=5):
+                return
+        except socket.gaierror as error:
+            problem = f"its name does not resolve ({error})"
+        except OSError as error:
+            problem = f"port {port} does not answer ({error})"
+        time.sleep(1.0)
+    if not stopped():
+        raise TransientError(
+            "CoordinatorUnreachable",
+            f"pod 0 ({host}) could not be reached within {timeout:.0f} s: {problem}; see whether pod 0 runs, and "
+            "whether a NetworkPolicy keeps the gang's pods apart",
+        )
+
+
+def worker_environments(pod: PodEnvironment, env: Mapping[str, str], logs: Path) -> list[dict[str, str]]:
+    """The environment of each process of this pod, as torch.distributed and accelerate read it."""
+    world_size = pod.nodes * pod.processes
+    # Pod 0 listens on all addresses; its own name may not resolve yet.
+    address = "localhost" if pod.node_rank == 0 else str(pod.coordinator)
+    return [
+        {
+            **env,
+            "RANK": str(pod.node_rank * pod.processes + local),
+            "LOCAL_RANK": str(local),
+            "WORLD_SIZE": str(world_size),
+            "LOCAL_WORLD_SIZE": str(pod.processes),
+            "MASTER_ADDR": address,
+            "MASTER_PORT": env.get("MASTER_PORT") or str(int(Port.COORDINATOR)),
+            "OMP_NUM_THREADS": str(choose_threads(pod.processes, env)),
+            "INSTRUCTBOOTH_TERMINATION_LOG": str(logs / f"{local}.json"),
+        }
+        for local in range(pod.processes)
+    ]
+
+
+def run_workers(pod: PodEnvironment, env: Mapping[str, str], command: tuple[str, ...] = WORKER) -> int:
+    """Start this pod's processes and wait for them; returns the pod's exit code, the outcome is written.
+
+    The first process that fails speaks for the pod. SIGTERM goes to all of them; whoever still runs some time after
+    another's death is killed.
+    """
+    terminated = False
+    children: list[subprocess.Popen[bytes]] = []
+
+    def forward(_signum: int, _frame: FrameType | None) -> None:
+        nonlocal terminated
+        terminated = True
+        for child in children:
+            if child.poll() is None:
+                child.send_signal(signal.SIGTERM)
+
+    signal.signal(signal.SIGTERM, forward)
+    path = outcomes.termination_log(env)
+    if pod.node_rank > 0:
+        port = int(env.get("MASTER_PORT") or Port.COORDINATOR)
+        wait_for_coordinator(str(pod.coordinator), port, stopped=lambda: terminated)
+    if terminated:
+        outcomes.write(Outcome("Checkpointed", "asked to stop before training began"), path)
+        return ExitCode.CHECKPOINTED
+    with tempfile.TemporaryDirectory(prefix="outcomes-", dir=pod.workdir) as name:
+        for child_env in worker_environments(pod, env, Path(name)):
+            children.append(subprocess.Popen(command, env=child_env))
+        if terminated:  # between the check above and the last start
+            forward(signal.SIGTERM, None)
+        rank, code = _wait(children)
+        outcomes.write(_outcome(Path(name) / f"{rank}.json", rank, code), path)
+    return code
+
+
+def _wait(children: list[subprocess.Popen[bytes]]) -> tuple[int, int]:
+    """(local rank, exit code) that speak for the pod, once all children have ended."""
+    ended: dict[int, int] = {}
+    deadline: float | None = None
+    while len(ended) < len(children):
+        for rank, child in enumerate(children):
+            if rank not in ended and (returned := child.poll()) is not None:
+                ended[rank] = returned if returned >= 0 else 128 - returned
+        if deadline is None and any(ended.values()):
+            deadline = time.monotonic() + PEER_GRACE
+        if deadline is not None and time.monotonic() > deadline:
+            for rank, child in enumerate(children):
+                if rank not in ended:
+                    log.warning("killing process %d, which outlived its peers", rank)
+                    child.kill()
+            deadline = float("inf")
+        if len(ended) < len(children):
+            time.sleep(POLL)
+    return first_failure(ended)
+
+
+def first_failure(ended: Mapping[int, int]) -> tuple[int, int]:
+    """Who speaks for the pod: the first to fail, but never a mere victim if there is a culprit.
+
+    A process whose peer died ends with TRANSIENT at nearly the same time as the peer, so that order alone lies.
+
+    Args:
+        ended: exit code by local rank, in the order they ended.
+    """
+    failed = [(rank, code) for rank, code in ended.items() if code]
+    if not failed:
+        return 0, ExitCode.OK
+    return next(((rank, code) for rank, code in failed if code != ExitCode.TRANSIENT), failed[0])
+
+
+def _outcome(path: Path, rank: int, code: int) -> Outcome:
+    try:
+        return outcomes.parse(path.read_bytes())
+    except (OSError, ValueError, TypeError):
+        if code > 128:
+            name = signal.Signals(code - 128).name
+            hint = "; probably out of memory: raise resources.limits.memory" if name == "SIGKILL" else ""
+            return Outcome("Killed", f"process {rank} of the pod was ended by {name}{hint}")
+        return Outcome("InternalError", f"process {rank} of the pod ended with exit code {code} and left no word")

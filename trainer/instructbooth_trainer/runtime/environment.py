@@ -1,0 +1,113 @@
+"""What the operator tells a pod: contract.Env, read once and checked."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from instructbooth import contract
+from instructbooth.contract import Env, Stage
+from instructbooth.spec.job import ResolvedJob
+from instructbooth_trainer.runtime.errors import UserError
+
+
+@dataclass(frozen=True)
+class PodEnvironment:
+    """One pod of a gang.
+
+    Attributes:
+        job: the resolved job.
+        stage: the stage to run.
+        attempt: 1, 2, ...
+        inputs: attempt that succeeded, by earlier stage.
+        node_rank: index of the pod in the gang.
+        coordinator: host name of pod 0; None when the gang is one pod.
+        local: whether artifacts go to a local folder (no cluster).
+        workdir: scratch folder, made if absent.
+    """
+
+    job: ResolvedJob
+    stage: Stage
+    attempt: int
+    inputs: dict[Stage, int]
+    node_rank: int
+    coordinator: str | None
+    local: bool
+    workdir: Path
+
+    @property
+    def nodes(self) -> int:
+        """Pods of the gang."""
+        return self.job.spec.stage(self.stage).nodes
+
+    @property
+    def processes(self) -> int:
+        """Processes of this pod: one per GPU, one on CPU."""
+        return max(1, self.job.spec.stage(self.stage).gpus_per_node)
+
+
+def read_environment(env: Mapping[str, str]) -> PodEnvironment:
+    """Read and check. Raises UserError ConfigInvalid naming the variable."""
+    config = Path(env.get(Env.CONFIG) or f"{contract.Path.CONFIG_DIR}/{contract.Path.CONFIG_KEY}")
+    try:
+        job = ResolvedJob.model_validate_json(config.read_text())
+    except OSError as error:
+        raise _invalid(Env.CONFIG, f"cannot read {config}: {error}") from error
+    except ValidationError as error:
+        raise _invalid(Env.CONFIG, f"{config} is no resolved job of this version: {error}") from error
+    try:
+        stage = Stage(env.get(Env.STAGE, ""))
+    except ValueError as error:
+        raise _invalid(Env.STAGE, f"{error}; one of {', '.join(Stage)}") from error
+    try:
+        inputs = {Stage(k): int(v) for k, v in json.loads(env.get(Env.INPUTS) or "{}").items()}
+    except (ValueError, AttributeError, TypeError) as error:
+        raise _invalid(Env.INPUTS, f'{error}; an object such as {{"personalize": 1}}') from error
+    nodes = job.spec.stage(stage).nodes
+    coordinator = env.get(Env.COORDINATOR) or None
+    if nodes > 1 and coordinator is None:
+        raise _invalid(Env.COORDINATOR, f"unset, but the stage has {nodes} nodes")
+    node_rank = _number(env, Env.NODE_RANK, None if nodes > 1 else 0)
+    if node_rank >= nodes:
+        raise _invalid(Env.NODE_RANK, f"{node_rank}, but the stage has {nodes} nodes")
+    return PodEnvironment(
+        job=job,
+        stage=stage,
+        attempt=_number(env, Env.ATTEMPT, 1),
+        inputs=inputs,
+        node_rank=node_rank,
+        coordinator=coordinator,
+        local=bool(env.get(Env.STORE)),
+        workdir=_workdir(),
+    )
+
+
+def prepare_home(workdir: Path) -> None:
+    """Point every cache of the libraries below into scratch: the rest of a pod's file system may be read-only."""
+    for name, folder in {"HF_HOME": "hf", "XDG_CACHE_HOME": "cache", "TORCHINDUCTOR_CACHE_DIR": "inductor"}.items():
+        os.environ.setdefault(name, str(workdir / folder))
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+
+def _workdir() -> Path:
+    work = Path(contract.Path.WORK)
+    if work.is_dir() and os.access(work, os.W_OK) and os.environ.get(Env.STORE) is None:
+        return work
+    return Path(tempfile.mkdtemp(prefix="instructbooth-"))
+
+
+def _number(env: Mapping[str, str], name: str, default: int | None) -> int:
+    text = env.get(name, "" if default is None else str(default))
+    if not text.isdigit():
+        raise _invalid(name, f"{text!r} is no number")
+    return int(text)
+
+
+def _invalid(name: str, problem: str) -> UserError:
+    return UserError("ConfigInvalid", f"{name}: {problem}")

@@ -1,0 +1,47 @@
+"""The Hugging Face hub: one pinned commit, and of it only what cannot run code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+
+from instructbooth.spec.sources import HubSource
+from instructbooth_trainer.runtime.errors import TransientError, UserError
+
+# Root-level checkpoints of the original repositories (several GB each, for other programs) are not asked for.
+ALLOWED = ["*.json", "*.txt", "*/*.safetensors", "model*.safetensors"]
+IGNORED = ["*.fp16.safetensors", "*non_ema*", "safety_checker/*"]
+
+
+def download_snapshot(source: HubSource, folder: Path, token: str | None) -> None:
+    """Download a pinned model repository into `folder`.
+
+    Raises UserError ModelNotFound or ModelForbidden, TransientError HubUnreachable.
+    """
+    name = f"{source.repo}@{source.revision}"
+    try:
+        snapshot_download(
+            source.repo,
+            revision=source.revision,
+            local_dir=folder,
+            allow_patterns=ALLOWED,
+            ignore_patterns=IGNORED,
+            token=token or False,
+            etag_timeout=20,
+        )
+    except GatedRepoError as error:
+        raise UserError(
+            "ModelForbidden", f"{name} is gated: accept its terms and give a token in hub.tokenSecretRef ({error})"
+        ) from error
+    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+        raise UserError(
+            "ModelNotFound", f"the hub has no {name}, or not for this token; check hub.repo and hub.revision ({error})"
+        ) from error
+    except (HfHubHTTPError, OSError) as error:
+        raise TransientError(
+            "HubUnreachable",
+            f"cannot download {name}: {type(error).__name__}: {error}; where pods have no way to the hub, put the "
+            "model in S3 or on a volume",
+        ) from error

@@ -1,0 +1,229 @@
+"""Where bytes come from: models, the subject's pictures, prompts; each is checked before it is believed.
+
+Models are safetensors only. A pickle file is never downloaded and never opened: it can run code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+from safetensors import SafetensorError, safe_open
+
+from instructbooth import contract
+from instructbooth.artifacts.commit import fetch, replacing
+from instructbooth.artifacts.errors import ArtifactMissing
+from instructbooth.artifacts.layout import MANIFEST
+from instructbooth.artifacts.store import ObjectStore, StoredObject
+from instructbooth.spec.sources import PLACEHOLDER, HubSource, ImageSource, ModelSource, PromptSource, PvcLocation
+from instructbooth.spec.sources import S3Location as S3
+from instructbooth_trainer.runtime.errors import UserError
+from instructbooth_trainer.runtime.hub import download_snapshot
+
+log = logging.getLogger(__name__)
+
+PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
+MODEL_SUFFIXES = frozenset({".safetensors", ".json", ".txt", ".model"})
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
+IMAGE_FORMATS = ("PNG", "JPEG", "WEBP")
+MAX_PIXELS = 64_000_000
+
+
+class Sources:
+    """Resolves sources to local folders. One process per node downloads; `beat` is called between files."""
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        workdir: Path,
+        cache: Path | None,
+        beat: Callable[[], None],
+        roots: Mapping[str, Path] | None = None,
+    ) -> None:
+        self._store = store
+        self._models = (cache or workdir) / "models"
+        self._workdir = workdir
+        self._beat = beat
+        self._roots = roots or {}
+
+    def model_folder(self, source: ModelSource) -> Path:
+        """The model's folder, downloaded if need be. Raises UserError ModelNotFound, ModelInvalid, ModelNeedsPickle."""
+        if source.pvc is not None:
+            folder = self._volume(source.pvc)
+            if not folder.is_dir():
+                raise UserError("ModelNotFound", f"the volume claim {source.pvc.claim_name} has no folder {folder}")
+        elif source.hub is not None:
+            folder = self._hub(source.hub)
+        else:
+            assert source.s3 is not None  # the schema's rule: exactly one source
+            folder = self._s3_model(source.s3)
+        check_model_folder(folder)
+        return folder
+
+    def image_folder(self, source: ImageSource) -> Path:
+        """The folder with the subject's pictures, downloaded if need be."""
+        if source.config_map is not None:
+            return self._mount(contract.Path.SUBJECT_IMAGES)
+        if source.pvc is not None:
+            return self._volume(source.pvc)
+        assert source.s3 is not None
+        return self._s3_folder(source.s3, IMAGE_SUFFIXES, self._workdir / "subject", "SubjectImagesInvalid")
+
+    def prompt_lines(self, source: PromptSource, role: contract.PromptRole) -> list[str]:
+        """The prompts of a source. Raises UserError PromptsNotFound, PromptsWithoutSubject."""
+        if source.inline is not None:
+            lines, origin = list(source.inline), f"the inline {role.value} prompts"
+        elif source.config_map is not None:
+            path = self._mount(contract.Path.PROMPTS) / role.value / source.config_map.key
+            origin = f"key {source.config_map.key} of the ConfigMap {source.config_map.name}"
+            if not path.is_file():
+                raise UserError("PromptsNotFound", f"{role.value} prompts: there is no {origin}")
+            lines = _decode(path.read_bytes(), origin)
+        else:
+            assert source.s3 is not None
+            store = self._store.in_bucket(source.s3.bucket or self._store.bucket)
+            origin = store.url(source.s3.prefix)
+            lines = _decode(store.get_bytes(source.s3.prefix), origin)
+        prompts = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+        if not any(PLACEHOLDER in prompt for prompt in prompts):
+            raise UserError(
+                "PromptsWithoutSubject",
+                f"{origin}: none of the {len(prompts)} prompts names the subject; write {PLACEHOLDER} where it "
+                f'belongs, for example "a {PLACEHOLDER} on a beach"',
+            )
+        return prompts
+
+    def _mount(self, path: str) -> Path:
+        return self._roots.get(path, Path(path))
+
+    def _volume(self, pvc: PvcLocation) -> Path:
+        return self._mount(contract.Path.VOLUMES) / pvc.claim_name / (pvc.path or "")
+
+    def _hub(self, source: HubSource) -> Path:
+        folder = self._models / "hub" / source.repo.replace("/", "--") / source.revision
+        if not folder.is_dir():
+            with replacing(folder) as partial:
+                download_snapshot(source, partial, token=os.environ.get("HF_TOKEN"))
+        return folder
+
+    def _s3_model(self, source: S3) -> Path:
+        """A model from S3: verified by its manifest where there is one, by sizes otherwise."""
+        store = self._store.in_bucket(source.bucket or self._store.bucket)
+        prefix = source.prefix.rstrip("/") + "/"
+        objects = store.list(prefix)
+        if not objects:
+            raise UserError(
+                "ModelNotFound", f"there is no object below {store.url(prefix)}; check the model's s3.prefix"
+            )
+        identity = json.dumps([store.bucket, prefix, [(o.key, o.size, o.version) for o in objects]])
+        folder = self._models / "s3" / hashlib.sha256(identity.encode()).hexdigest()[:32]
+        if folder.is_dir():
+            return folder
+        if any(o.key == prefix + MANIFEST for o in objects):
+            try:
+                fetch(store, prefix, folder)
+                return folder
+            except ArtifactMissing as error:
+                raise UserError("ModelNotFound", error.message) from error
+        return self._download(store, prefix, objects, MODEL_SUFFIXES, folder, "ModelInvalid")
+
+    def _s3_folder(self, source: S3, suffixes: frozenset[str], folder: Path, reason: str) -> Path:
+        store = self._store.in_bucket(source.bucket or self._store.bucket)
+        prefix = source.prefix.rstrip("/") + "/"
+        return self._download(store, prefix, store.list(prefix), suffixes, folder, reason)
+
+    def _download(
+        self,
+        store: ObjectStore,
+        prefix: str,
+        objects: list[StoredObject],
+        suffixes: frozenset[str],
+        folder: Path,
+        reason: str,
+    ) -> Path:
+        with replacing(folder) as partial:
+            for item in objects:
+                name = item.key.removeprefix(prefix)
+                if Path(name).suffix.lower() not in suffixes:
+                    log.info("leaving out %s", store.url(item.key))
+                    continue
+                path = partial / name
+                if not path.resolve().is_relative_to(partial.resolve()):
+                    raise UserError(reason, f"{store.url(item.key)} would be written outside of its folder")
+                path.parent.mkdir(parents=True, exist_ok=True)
+                store.get_file(item.key, path)
+                self._beat()
+                if path.stat().st_size != item.size:
+                    raise UserError(
+                        reason, f"{store.url(item.key)}: {path.stat().st_size} bytes came, {item.size} are listed"
+                    )
+        return folder
+
+
+def check_model_folder(folder: Path) -> None:
+    """Refuse a folder whose weights are pickles, absent, or no whole safetensors files. Raises UserError."""
+    weights = sorted(p for p in folder.rglob("*.safetensors") if p.is_file())
+    for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in PICKLE_SUFFIXES):
+        if not any(w.parent == path.parent for w in weights):
+            raise UserError(
+                "ModelNeedsPickle",
+                f"{path.relative_to(folder)} has no safetensors beside it; pickle files can run code and are never "
+                "opened: convert the model with save_pretrained(..., safe_serialization=True)",
+            )
+    if not weights:
+        raise UserError("ModelInvalid", f"the model folder {folder.name} holds no *.safetensors file")
+    for path in weights:
+        try:
+            with safe_open(path, framework="np") as file:
+                file.keys()
+        except (SafetensorError, OSError) as error:
+            raise UserError(
+                "ModelInvalid", f"{path.relative_to(folder)} is not a whole safetensors file ({error}); upload it again"
+            ) from error
+
+
+def load_subject_images(folder: Path) -> list[Image.Image]:
+    """The subject's pictures in order of their names, upright, RGB, transparency on white. Raises UserError."""
+    reason = "SubjectImagesInvalid"
+    if not folder.is_dir():
+        raise UserError(reason, f"subject.images: there is no folder {folder}; check claim, path or ConfigMap")
+    # A ConfigMap's mount holds its keys as links into a hidden folder.
+    paths = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
+    pictures = [p for p in paths if p.suffix.lower() in IMAGE_SUFFIXES]
+    if not pictures:
+        found = ", ".join(p.name for p in paths[:5]) or "nothing"
+        raise UserError(reason, f"subject.images holds no picture ({found}); give 3-6 PNG, JPEG or WebP files")
+    return [_load_image(path, reason) for path in pictures]
+
+
+def _load_image(path: Path, reason: str) -> Image.Image:
+    try:
+        with Image.open(path, formats=IMAGE_FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise UserError(
+                    reason, f"{path.name} has {image.width}x{image.height} pixels, at most {MAX_PIXELS} may"
+                )
+            upright = ImageOps.exif_transpose(image)
+            if upright.has_transparency_data:
+                rgba = upright.convert("RGBA")
+                white = Image.new("RGBA", rgba.size, "white")
+                return Image.alpha_composite(white, rgba).convert("RGB")
+            return upright.convert("RGB")
+    except UnidentifiedImageError as error:
+        raise UserError(
+            reason, f"{path.name} is no PNG, JPEG or WebP picture, whatever its name says; replace it"
+        ) from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(reason, f"{path.name} cannot be read as a picture ({error}); replace it") from error
+
+
+def _decode(data: bytes, origin: str) -> list[str]:
+    try:
+        return data.decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError("PromptsInvalid", f"{origin} is no UTF-8 text ({error})") from error

@@ -1,0 +1,147 @@
+"""One training process: from environment variables to a RunContext, through the recipe, to an exit code."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
+
+from instructbooth import contract
+from instructbooth.artifacts.access import open_store
+from instructbooth.artifacts.layout import RunLayout
+from instructbooth.contract import ExitCode, Outcome, Stage
+from instructbooth_trainer.runtime import outcome as outcomes
+from instructbooth_trainer.runtime.context import RunContext
+from instructbooth_trainer.runtime.environment import PodEnvironment, prepare_home, read_environment
+from instructbooth_trainer.runtime.errors import UserError
+from instructbooth_trainer.runtime.exits import classify
+from instructbooth_trainer.runtime.gang import Gang
+from instructbooth_trainer.runtime.progress import ProgressReporter, RunLabels
+from instructbooth_trainer.runtime.sources import Sources
+from instructbooth_trainer.runtime.stop import StopFlag
+from instructbooth_trainer.runtime.threads import choose_threads
+
+log = logging.getLogger(__name__)
+
+COLLECTIVE_TIMEOUT = timedelta(seconds=300)
+
+
+def setup_logging(rank: str) -> None:
+    """Everything to stdout, one line each, with the rank."""
+    logging.basicConfig(
+        level=logging.INFO,
+        stream=sys.stdout,
+        format=f"%(asctime)s {rank} %(levelname).1s %(name)s: %(message)s",
+        datefmt="%H:%M:%S",
+        force=True,
+    )
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+
+
+def load_recipe(stage: Stage) -> Callable[[RunContext], Outcome]:
+    """The `run` function of a stage's recipe."""
+    run: Callable[[RunContext], Outcome] = importlib.import_module(f"instructbooth_trainer.recipes.{stage.value}").run
+    return run
+
+
+def make_accelerator(world_size: int, *, gpu: bool) -> Accelerator:
+    """The Accelerator of this process. Raises UserError WorldSizeMismatch, GpuMissing: never train smaller than asked.
+
+    Without this check a gang whose processes did not find each other trains as several silent copies.
+    """
+    if gpu and not torch.cuda.is_available():
+        raise UserError(
+            "GpuMissing", "gpusPerNode is set, but this process sees no CUDA device; check image and driver"
+        )
+    accelerator = Accelerator(cpu=not gpu, kwargs_handlers=[InitProcessGroupKwargs(timeout=COLLECTIVE_TIMEOUT)])
+    if accelerator.num_processes != world_size:
+        raise UserError(
+            "WorldSizeMismatch",
+            f"the spec asks for {world_size} processes (nodes x max(1, gpusPerNode)), this gang has "
+            f"{accelerator.num_processes}",
+        )
+    return accelerator
+
+
+def make_context(pod: PodEnvironment, stop: StopFlag) -> RunContext:
+    """Everything a recipe needs, checked; rank 0's progress is served from here on."""
+    shape = pod.job.spec.stage(pod.stage)
+    progress = ProgressReporter(
+        RunLabels(pod.job.namespace, pod.job.name, pod.stage), speak=os.environ.get("RANK", "0") == "0"
+    )
+    if os.environ.get("RANK", "0") == "0" and not pod.local:
+        progress.serve(contract.Port.METRICS)
+    accelerator = make_accelerator(shape.world_size, gpu=shape.gpus_per_node > 0)
+    gang = Gang(accelerator.process_index, accelerator.local_process_index, accelerator.num_processes)
+    torch.use_deterministic_algorithms(shape.gpus_per_node == 0)
+    store = open_store(pod.job.spec.artifacts, os.environ)
+    gang.once(lambda: store.ensure_bucket(create=pod.local or pod.job.spec.artifacts.create_bucket))
+    cache = Path(contract.Path.CACHE) if pod.job.spec.model.cache_claim_name else None
+    log.info(
+        "%s/%s: %s, attempt %d, process %d of %d on %s, %d CPU threads",
+        pod.job.namespace,
+        pod.job.name,
+        pod.stage.value,
+        pod.attempt,
+        gang.rank + 1,
+        gang.world_size,
+        accelerator.device,
+        torch.get_num_threads(),
+    )
+    return RunContext(
+        job=pod.job,
+        stage=pod.stage,
+        attempt=pod.attempt,
+        accelerator=accelerator,
+        gang=gang,
+        store=store,
+        layout=RunLayout.of(pod.job),
+        workdir=pod.workdir,
+        progress=progress,
+        inputs=pod.inputs,
+        stop=stop,
+        sources=Sources(store, pod.workdir, cache, beat=progress.beat),
+    )
+
+
+def run_worker() -> int:
+    """Run this process's share of the stage; returns its exit code, the outcome is written."""
+    setup_logging(f"[{os.environ.get('RANK', '0')}]")
+    stop = StopFlag()
+    stop.install()
+    path = outcomes.termination_log(os.environ)
+    try:
+        pod = read_environment(os.environ)
+        prepare_home(pod.workdir)
+        torch.set_num_threads(choose_threads(pod.processes, os.environ))
+        context = make_context(pod, stop)
+        outcome = load_recipe(pod.stage)(context)
+        code: int = ExitCode.OK
+        context.gang.barrier()
+        context.progress.close()
+    except BaseException as error:  # noqa: BLE001 - the border of the process: everything becomes a code and a word
+        code, outcome = classify(error)
+        log.error("%s: %s", outcome.reason, outcome.message, exc_info=error if code == 1 else None)
+    outcomes.write(outcome, path)
+    if code == ExitCode.OK:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+        log.info("done: %s", outcome.artifact)
+    return code
+
+
+if __name__ == "__main__":
+    exit_code = run_worker()
+    sys.stdout.flush()
+    if exit_code:
+        os._exit(exit_code)  # a broken process group must not keep the interpreter from ending
+    sys.exit(0)
