@@ -1,0 +1,63 @@
+"""Installing the product and feeding it, as README says a user does."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from tests.e2e import lab
+
+VALUES = "tests/e2e/values.yaml"
+RELEASE = "instructbooth"
+WEIGHTS = "miniature/weights"
+MODELS = "models/miniature"
+
+
+def install() -> None:
+    """Helm-install (or upgrade) operator and MinIO into their namespace, and wait until they are ready."""
+    lab.run(
+        "helm",
+        "upgrade",
+        "--install",
+        RELEASE,
+        "charts/instructbooth",
+        "--namespace",
+        lab.SYSTEM,
+        "--create-namespace",
+        "--values",
+        VALUES,
+        "--wait",
+        "--timeout",
+        "5m",
+    )
+
+
+def install_prometheus() -> None:
+    """The demo's Prometheus, which scrapes operator and trainers."""
+    lab.kubectl("apply", "-f", "tests/cluster/prometheus/")
+    lab.kubectl("rollout", "status", "-n", lab.MONITORING, "deployment/prometheus", "--timeout=120s")
+
+
+def upload_models(namespace: str, manifest: str) -> None:
+    """Put the miniature world's models where the manifest looks for them."""
+    for folder in ("pipeline", "clip", "fidelity"):
+        lab.instructbooth(
+            "artifacts", "put", f"{WEIGHTS}/{folder}", f"{MODELS}/{folder}", "-f", manifest, "-n", namespace
+        )
+
+
+def redraw(out: Path) -> str:
+    """Redraw an evaluation picture from the fetched LoRA in a fresh process; raises unless it is equal."""
+    return lab.run(
+        sys.executable,
+        "-m",
+        "instructbooth_trainer.redraw",
+        "--model",
+        f"{WEIGHTS}/pipeline",
+        "--lora",
+        str(out / "reinforce" / "pytorch_lora_weights.safetensors"),
+        "--evaluation",
+        str(out / "evaluate" / "evaluation.json"),
+        "--picture",
+        "0",
+    )
