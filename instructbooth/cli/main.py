@@ -1,0 +1,23 @@
+"""Entry point of the `instructbooth` command."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+
+import click
+
+from instructbooth.cli.validate import crd, validate
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.version_option(version("instructbooth"), prog_name="instructbooth")
+def cli() -> None:
+    """Teach a text-to-image model a new subject and keep it obedient, on Kubernetes or on this machine."""
+
+
+for command in (crd, validate):
+    cli.add_command(command)
+
+
+if __name__ == "__main__":
+    cli()
