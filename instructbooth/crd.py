@@ -56,8 +56,7 @@ def crd() -> Schema:
         "x-kubernetes-validations": [
             {
                 "rule": f"self.metadata.name.size() <= {MAX_NAME_LENGTH}",
-                "message": f"must have at most {MAX_NAME_LENGTH} characters: it becomes a label of the job's pods",
-                "fieldPath": ".metadata.name",
+                "message": f"metadata.name must have at most {MAX_NAME_LENGTH} characters: it labels the pods",
             }
         ],
     }
@@ -128,12 +127,14 @@ def _convert(node: Schema, defs: dict[str, Schema], models: dict[str, type[ApiMo
         if exclusive in node:
             out |= {bound: node[exclusive], exclusive: True}
     if node.get("default") is not None:
-        # Defaults of an object live at its fields: the API server fills them in below an empty object.
-        out["default"] = {} if "properties" in node else node["default"]
+        out["default"] = node["default"]
     if "properties" in node:
         out["properties"] = {name: _convert(child, defs, models) for name, child in node["properties"].items()}
         if node.get("required"):
             out["required"] = node["required"]
+        if "default" in out:
+            # Whole, not {} for the API server to fill in: it checks the rules against the default as written.
+            out["default"] = {name: child["default"] for name, child in out["properties"].items() if "default" in child}
     elif node.get("type") == "object":
         values = node.get("additionalProperties", True)
         if isinstance(values, dict) and values:
