@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
 
-from instructbooth.contract import ExitCode, Outcome, Port
+from instructbooth.contract import Env, ExitCode, Outcome, Port
 from instructbooth_trainer.runtime import outcome as outcomes
 from instructbooth_trainer.runtime.environment import PodEnvironment
 from instructbooth_trainer.runtime.errors import TransientError
@@ -74,8 +74,9 @@ def worker_environments(pod: PodEnvironment, env: Mapping[str, str], logs: Path)
             "LOCAL_WORLD_SIZE": str(pod.processes),
             "MASTER_ADDR": address,
             "MASTER_PORT": env.get("MASTER_PORT") or str(int(Port.COORDINATOR)),
+            "TMPDIR": str(pod.workdir),  # a process's own scratch goes with the pod's
             "OMP_NUM_THREADS": str(choose_threads(pod.processes, env)),
-            "INSTRUCTBOOTH_TERMINATION_LOG": str(logs / f"{local}.json"),
+            Env.TERMINATION_LOG: str(logs / f"{local}.json"),
         }
         for local in range(pod.processes)
     ]
@@ -98,12 +99,11 @@ def run_workers(pod: PodEnvironment, env: Mapping[str, str], command: tuple[str,
                 child.send_signal(signal.SIGTERM)
 
     signal.signal(signal.SIGTERM, forward)
-    path = outcomes.termination_log(env)
     if pod.node_rank > 0:
         port = int(env.get("MASTER_PORT") or Port.COORDINATOR)
         wait_for_coordinator(str(pod.coordinator), port, stopped=lambda: terminated)
     if terminated:
-        outcomes.write(Outcome("Checkpointed", "asked to stop before training began"), path)
+        outcomes.write(Outcome("Checkpointed", "asked to stop before training began"), env)
         return ExitCode.CHECKPOINTED
     with tempfile.TemporaryDirectory(prefix="outcomes-", dir=pod.workdir) as name:
         for child_env in worker_environments(pod, env, Path(name)):
@@ -111,7 +111,7 @@ def run_workers(pod: PodEnvironment, env: Mapping[str, str], command: tuple[str,
         if terminated:  # between the check above and the last start
             forward(signal.SIGTERM, None)
         rank, code = _wait(children)
-        outcomes.write(_outcome(Path(name) / f"{rank}.json", rank, code), path)
+        outcomes.write(_outcome(Path(name) / f"{rank}.json", rank, code), env)
     return code
 
 

@@ -16,6 +16,8 @@ from instructbooth.contract import Env, Stage
 from instructbooth.spec.job import ResolvedJob
 from instructbooth_trainer.runtime.errors import UserError
 
+SCRATCH_PREFIX = "instructbooth-"
+
 
 @dataclass(frozen=True)
 class PodEnvironment:
@@ -84,7 +86,7 @@ def read_environment(env: Mapping[str, str]) -> PodEnvironment:
         node_rank=node_rank,
         coordinator=coordinator,
         local=bool(env.get(Env.STORE)),
-        workdir=_workdir(),
+        workdir=_workdir(env),
     )
 
 
@@ -95,11 +97,11 @@ def prepare_home(workdir: Path) -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 
-def _workdir() -> Path:
-    work = Path(contract.Path.WORK)
-    if work.is_dir() and os.access(work, os.W_OK) and os.environ.get(Env.STORE) is None:
-        return work
-    return Path(tempfile.mkdtemp(prefix="instructbooth-"))
+def _workdir(env: Mapping[str, str]) -> Path:
+    """The pod's scratch volume; outside of a pod a folder of this process, which main removes at the end."""
+    if env.get("HOME") == contract.Path.WORK or "KUBERNETES_SERVICE_HOST" in env:
+        return Path(contract.Path.WORK)
+    return Path(tempfile.mkdtemp(prefix=SCRATCH_PREFIX))
 
 
 def _number(env: Mapping[str, str], name: str, default: int | None) -> int:

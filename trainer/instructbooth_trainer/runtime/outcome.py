@@ -42,17 +42,19 @@ def parse(data: bytes) -> Outcome:
     return Outcome(**json.loads(data))
 
 
-def termination_log(env: Mapping[str, str]) -> Path:
-    """Where the outcome belongs."""
-    return Path(env.get(contract.Env.TERMINATION_LOG) or contract.Path.TERMINATION_LOG)
+def write(outcome: Outcome, env: Mapping[str, str]) -> None:
+    """Write the outcome where the kubelet reads it, or where INSTRUCTBOOTH_TERMINATION_LOG says.
 
-
-def write(outcome: Outcome, path: Path) -> None:
-    """Write the outcome. Outside of a pod there is no such file, and may be no way to make it: that is only said."""
+    Outside of a pod the kubelet's file does not exist, and is not made.
+    """
+    named = env.get(contract.Env.TERMINATION_LOG)
+    path = Path(named or contract.Path.TERMINATION_LOG)
+    if not named and not path.exists():
+        return
     try:
         path.write_bytes(render(outcome))
     except OSError as error:
-        log.warning("cannot write the outcome to %s: %s", path, error)
+        log.error("cannot write the outcome to %s: %s", path, error)
 
 
 def _shorten(outcome: Outcome, length: int) -> Outcome:

@@ -21,7 +21,7 @@ from instructbooth.artifacts.layout import RunLayout
 from instructbooth.contract import ExitCode, Outcome, Stage
 from instructbooth_trainer.runtime import outcome as outcomes
 from instructbooth_trainer.runtime.context import RunContext
-from instructbooth_trainer.runtime.environment import PodEnvironment, prepare_home, read_environment
+from instructbooth_trainer.runtime.environment import PodEnvironment, read_environment
 from instructbooth_trainer.runtime.errors import UserError
 from instructbooth_trainer.runtime.exits import classify
 from instructbooth_trainer.runtime.gang import Gang
@@ -113,25 +113,27 @@ def make_context(pod: PodEnvironment, stop: StopFlag) -> RunContext:
     )
 
 
-def run_worker() -> int:
-    """Run this process's share of the stage; returns its exit code, the outcome is written."""
+def run_worker(pod: PodEnvironment | None = None) -> int:
+    """Run this process's share of the stage; returns its exit code, the outcome is written.
+
+    Args:
+        pod: what the environment says, where it has been read already.
+    """
     setup_logging(f"[{os.environ.get('RANK', '0')}]")
     stop = StopFlag()
     stop.install()
-    path = outcomes.termination_log(os.environ)
     try:
-        pod = read_environment(os.environ)
-        prepare_home(pod.workdir)
+        pod = pod or read_environment(os.environ)
         torch.set_num_threads(choose_threads(pod.processes, os.environ))
         context = make_context(pod, stop)
         outcome = load_recipe(pod.stage)(context)
         code: int = ExitCode.OK
         context.gang.barrier()
         context.progress.close()
-    except BaseException as error:  # noqa: BLE001 - the border of the process: everything becomes a code and a word
+    except BaseException as error:  # the border of the process: everything becomes a code and a word
         code, outcome = classify(error)
         log.error("%s: %s", outcome.reason, outcome.message, exc_info=error if code == 1 else None)
-    outcomes.write(outcome, path)
+    outcomes.write(outcome, os.environ)
     if code == ExitCode.OK:
         if dist.is_initialized():
             dist.destroy_process_group()
