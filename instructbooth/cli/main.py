@@ -6,6 +6,9 @@ from importlib.metadata import version
 
 import click
 
+from instructbooth.cli.logs import logs
+from instructbooth.cli.status import status
+from instructbooth.cli.submit import submit
 from instructbooth.cli.validate import crd, validate
 
 
@@ -15,7 +18,7 @@ def cli() -> None:
     """Teach a text-to-image model a new subject and keep it obedient, on Kubernetes or on this machine."""
 
 
-for command in (crd, validate):
+for command in (crd, validate, submit, status, logs):
     cli.add_command(command)
 
 
