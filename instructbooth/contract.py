@@ -57,8 +57,13 @@ class Env:
     NODE_RANK = "JOB_COMPLETION_INDEX"
     ACCESS_KEY = "INSTRUCTBOOTH_S3_ACCESS_KEY"
     SECRET_KEY = "INSTRUCTBOOTH_S3_SECRET_KEY"
+    HUB_TOKEN = "HF_TOKEN"  # the Hugging Face hub's own name for it
     STORE = "INSTRUCTBOOTH_STORE"  # a local folder instead of S3: `instructbooth run` and tests
     TERMINATION_LOG = "INSTRUCTBOOTH_TERMINATION_LOG"  # where the Outcome is written; the kubelet's path by default
+
+
+CONTAINER = "trainer"  # name of the one container of a trainer pod
+COMMAND = ("instructbooth-trainer",)  # what it runs; an image with plug-ins of one's own must have it too
 
 
 class Path:

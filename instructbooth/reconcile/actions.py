@@ -1,0 +1,69 @@
+"""What a plan asks for: data, carried out by the operator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from instructbooth.spec.status import InstructBoothJobStatus
+
+
+@dataclass(frozen=True)
+class Apply:
+    """Create a child by server-side apply, unless it is there already. A child that exists is never changed by it."""
+
+    manifest: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class SetSuspend:
+    """Suspend or resume a child Job."""
+
+    name: str
+    suspend: bool
+
+
+@dataclass(frozen=True)
+class DeleteChild:
+    """Delete a child Job, and let its name go only when the last of its pods is gone (foreground)."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class DeleteSelf:
+    """Delete the InstructBoothJob; its children follow by their owner reference."""
+
+
+Action = Apply | SetSuspend | DeleteChild | DeleteSelf
+
+
+@dataclass(frozen=True)
+class Event:
+    """A Kubernetes Event about the job, posted once the status that it tells of is written."""
+
+    type: Literal["Normal", "Warning"]
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to do about a job now.
+
+    Attributes:
+        status: the status to write, if it differs.
+        actions: in order; each may be repeated without harm.
+        events: posted after the status was written.
+        requeue_after: seconds after which to look again though nothing may have happened; None: only if something does.
+        look_at: child whose pods must be listed before this plan may be carried out. The reconciler lists them and
+            plans again.
+        pull_from: (child name, host name of rank 0) to pull progress from until the next plan.
+    """
+
+    status: InstructBoothJobStatus
+    actions: tuple[Action, ...] = ()
+    events: tuple[Event, ...] = ()
+    requeue_after: float | None = None
+    look_at: str | None = None
+    pull_from: tuple[str, str] | None = None

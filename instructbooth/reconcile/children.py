@@ -1,0 +1,98 @@
+"""Manifests of everything a job owns: the snapshot, one headless Service, and a child Job per attempt of a stage."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from instructbooth.contract import API_VERSION, CONTAINER, KIND, ExitCode, Label, Path, Port, Stage
+from instructbooth.reconcile.names import base_name, child_name, service_name, snapshot_name
+from instructbooth.reconcile.pod import TrainerDefaults, pod_labels, pod_template
+from instructbooth.spec.job import ResolvedJob
+
+QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
+
+
+def snapshot(job: ResolvedJob) -> dict[str, Any]:
+    """The resolved job as an immutable ConfigMap: what the trainer reads, whatever happens to the operator."""
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": _metadata(job, snapshot_name(job.name)),
+        "immutable": True,
+        "data": {Path.CONFIG_KEY: json.dumps(job.to_wire(), indent=1, sort_keys=True)},
+    }
+
+
+def service(job: ResolvedJob) -> dict[str, Any]:
+    """The headless Service that gives each pod of each stage its host name, before it is ready."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": _metadata(job, service_name(job.name)),
+        "spec": {
+            "clusterIP": "None",
+            "publishNotReadyAddresses": True,
+            "selector": {Label.JOB: base_name(job.name)},
+            "ports": [{"name": "metrics", "port": Port.METRICS, "targetPort": Port.METRICS, "protocol": "TCP"}],
+        },
+    }
+
+
+def child_job(
+    job: ResolvedJob, stage: Stage, attempt: int, inputs: Mapping[Stage, int], defaults: TrainerDefaults
+) -> dict[str, Any]:
+    """The Indexed Job of one attempt. It never restarts a pod: one rank down and the whole gang starts anew."""
+    policy, nodes = job.spec.run_policy, job.spec.stage(stage).nodes
+    metadata = _metadata(job, child_name(job.name, stage, attempt))
+    metadata["labels"] |= pod_labels(job, stage, attempt)
+    if policy.queue_name:
+        metadata["labels"][QUEUE_LABEL] = policy.queue_name
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": metadata,
+        "spec": {
+            "completionMode": "Indexed",
+            "completions": nodes,
+            "parallelism": nodes,
+            "backoffLimit": 0,
+            "podReplacementPolicy": "Failed",
+            "podFailurePolicy": {
+                "rules": [
+                    {"action": "FailJob", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+                    *(_fail_on(code) for code in (ExitCode.USER_ERROR, ExitCode.TRANSIENT, ExitCode.CHECKPOINTED)),
+                ]
+            },
+            # A queued Job begins suspended: Kueue lets it go when there is room.
+            "suspend": policy.suspend or policy.queue_name is not None,
+            "template": pod_template(job, stage, attempt, inputs, defaults),
+        },
+    }
+
+
+def _fail_on(code: ExitCode) -> dict[str, Any]:
+    """A rule of its own for each code: the Job's Failed message then names it, even when the pod is gone."""
+    return {
+        "action": "FailJob",
+        "onExitCodes": {"containerName": CONTAINER, "operator": "In", "values": [int(code)]},
+    }
+
+
+def _metadata(job: ResolvedJob, name: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        "namespace": job.namespace,
+        "labels": {Label.JOB: base_name(job.name), Label.MANAGED_BY: Label.MANAGER},
+        "ownerReferences": [
+            {
+                "apiVersion": API_VERSION,
+                "kind": KIND,
+                "name": job.name,
+                "uid": job.uid,
+                "controller": True,
+                "blockOwnerDeletion": True,
+            }
+        ],
+    }

@@ -1,0 +1,211 @@
+"""What was seen of the world when a plan is made. Parsed from objects as the API server returns them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from instructbooth.contract import CONTAINER, Label, Stage
+from instructbooth.spec.status import Progress
+
+JsonObject = Mapping[str, Any]
+
+
+def parse_time(text: str | None) -> datetime | None:
+    """A Kubernetes timestamp (RFC 3339, UTC)."""
+    return None if text is None else datetime.fromisoformat(text.replace("Z", "+00:00"))
+
+
+def format_time(time: datetime) -> str:
+    """A time as the API server writes it: UTC, whole seconds."""
+    return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _condition(obj: JsonObject, kind: str) -> JsonObject | None:
+    """The condition of that type that holds."""
+    conditions: Iterable[JsonObject] = obj.get("status", {}).get("conditions") or ()
+    return next((c for c in conditions if c["type"] == kind and c["status"] == "True"), None)
+
+
+@dataclass(frozen=True)
+class ChildFailure:
+    """Why the Job controller gave a child up."""
+
+    reason: str
+    message: str
+    time: datetime
+
+
+@dataclass(frozen=True)
+class ChildJob:
+    """A child Job: one attempt of a stage."""
+
+    name: str
+    stage: Stage
+    attempt: int
+    parallelism: int
+    created: datetime
+    suspended: bool = False
+    deleting: bool = False
+    complete: bool = False
+    failure: ChildFailure | None = None
+    active: int = 0
+    ready: int = 0
+    succeeded: int = 0
+    started: datetime | None = None
+
+    @property
+    def finished(self) -> bool:
+        """No pod of it will run any more (they may still be shutting down)."""
+        return self.complete or self.failure is not None
+
+    @property
+    def live(self) -> bool:
+        """It runs pods or may yet."""
+        return not self.finished and not self.deleting
+
+    @classmethod
+    def from_object(cls, obj: JsonObject) -> ChildJob:
+        """Read a batch/v1 Job that carries the contract's labels. Raises KeyError or ValueError if it does not."""
+        meta, spec, status = obj["metadata"], obj["spec"], obj.get("status", {})
+        # FailureTarget comes first, as soon as one pod decided it; Failed only when the last pod has gone.
+        failed = _condition(obj, "FailureTarget") or _condition(obj, "Failed")
+        created = parse_time(meta["creationTimestamp"])
+        assert created is not None
+        return cls(
+            name=meta["name"],
+            stage=Stage(meta["labels"][Label.STAGE]),
+            attempt=int(meta["labels"][Label.ATTEMPT]),
+            parallelism=spec.get("parallelism", 1),
+            created=created,
+            suspended=spec.get("suspend", False),
+            deleting="deletionTimestamp" in meta,
+            complete=_condition(obj, "Complete") is not None,
+            failure=None
+            if failed is None
+            else ChildFailure(
+                failed.get("reason", "Failed"),
+                failed.get("message", ""),
+                parse_time(failed.get("lastTransitionTime")) or created,
+            ),
+            active=status.get("active", 0),
+            ready=status.get("ready", 0),
+            succeeded=status.get("succeeded", 0),
+            started=parse_time(status.get("startTime")),
+        )
+
+
+@dataclass(frozen=True)
+class Exit:
+    """How the trainer's container ended."""
+
+    code: int
+    reason: str
+    message: str
+    time: datetime
+
+
+@dataclass(frozen=True)
+class Pod:
+    """A pod of a gang. `rank` is its index, None if it has none (yet)."""
+
+    name: str
+    rank: int | None
+    phase: str = "Pending"
+    reason: str = ""  # the kubelet's, where it never came to a container: Evicted, UnexpectedAdmissionError
+    message: str = ""
+    exit: Exit | None = None
+    waiting_reason: str = ""
+    waiting_message: str = ""
+    unschedulable: str = ""
+    disruption: str = ""
+    disrupted: datetime | None = None
+    deletion_asked: datetime | None = None
+
+    @classmethod
+    def from_object(cls, obj: JsonObject) -> Pod:
+        """Read a core/v1 Pod."""
+        meta, status = obj["metadata"], obj.get("status", {})
+        conditions = {c["type"]: c for c in status.get("conditions") or ()}
+        disruption = conditions.get("DisruptionTarget", {})
+        disrupted = disruption.get("status") == "True"
+        scheduled = conditions.get("PodScheduled", {})
+        unschedulable = scheduled.get("status") == "False" and scheduled.get("reason") == "Unschedulable"
+        statuses = [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]
+        trainer: JsonObject = next((c for c in statuses if c["name"] == CONTAINER), {})
+        waiting: JsonObject = next((c["state"]["waiting"] for c in statuses if "waiting" in c.get("state", {})), {})
+        index = meta.get("annotations", {}).get("batch.kubernetes.io/job-completion-index")
+        deletion = parse_time(meta.get("deletionTimestamp"))
+        grace = timedelta(seconds=meta.get("deletionGracePeriodSeconds") or 0)
+        return cls(
+            name=meta["name"],
+            rank=None if index is None else int(index),
+            phase=status.get("phase", "Pending"),
+            reason=status.get("reason", ""),
+            message=status.get("message", ""),
+            exit=_exit(trainer.get("state", {}).get("terminated"), parse_time(meta.get("creationTimestamp"))),
+            waiting_reason=waiting.get("reason", ""),
+            waiting_message=waiting.get("message", ""),
+            unschedulable=scheduled.get("message", "") if unschedulable else "",
+            disruption=(disruption.get("message") or disruption.get("reason", "")) if disrupted else "",
+            disrupted=parse_time(disruption.get("lastTransitionTime")) if disrupted else None,
+            # deletionTimestamp is when the grace period is over, not when it was asked for.
+            deletion_asked=None if deletion is None else deletion - grace,
+        )
+
+
+def _exit(terminated: JsonObject | None, created: datetime | None) -> Exit | None:
+    if terminated is None:
+        return None
+    finished = parse_time(terminated.get("finishedAt")) or created
+    assert finished is not None
+    return Exit(terminated["exitCode"], terminated.get("reason", ""), terminated.get("message", ""), finished)
+
+
+@dataclass(frozen=True)
+class Warning:
+    """A Kubernetes Event of type Warning about a child or one of its pods: what no status says (a volume not found)."""
+
+    object_name: str
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """The API server refused to create a child."""
+
+    kind: str
+    name: str
+    reason: str
+    message: str
+    final: bool  # trying again cannot help: the manifest itself is invalid
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Pods of one child and warnings about them: looked at only when something ended or does not start."""
+
+    pods: tuple[Pod, ...] = ()
+    warnings: tuple[Warning, ...] = ()
+
+
+@dataclass(frozen=True)
+class Observed:
+    """The world at `now`, as far as one job is concerned.
+
+    Attributes:
+        now: the time; plans know no other clock.
+        children: child Jobs owned by the job.
+        evidence: by child name, where it was looked at.
+        progress: by child name, what rank 0 said last.
+        rejection: the API server's answer to this very plan, if it refused a child.
+    """
+
+    now: datetime
+    children: tuple[ChildJob, ...] = ()
+    evidence: Mapping[str, Evidence] = field(default_factory=dict)
+    progress: Mapping[str, Progress] = field(default_factory=dict)
+    rejection: Rejection | None = None

@@ -1,0 +1,96 @@
+"""Pods that cannot start: the kubelet's or the scheduler's own words, and the way out.
+
+Blocked is a condition, not a failure: nothing is restarted, and what was missing may still come.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from instructbooth.contract import Stage
+from instructbooth.reconcile.observed import ChildJob, Evidence, Rejection
+from instructbooth.spec.job import InstructBoothJobSpec
+
+GRACE = timedelta(seconds=10)  # what every pod needs to be scheduled, mounted and started
+_LOOK_AGAIN_SECONDS = (5.0, 60.0)
+
+_CONFIG_ERRORS = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
+_IMAGE_ERRORS = frozenset(
+    {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"}
+)
+# Reasons whose words change all the time without saying anything new: the first words are kept.
+CHATTY = frozenset({"ImagePullFailed", "Unschedulable"})
+
+
+@dataclass(frozen=True)
+class Blocker:
+    """What keeps a gang from starting."""
+
+    reason: str
+    message: str
+
+
+def started(child: ChildJob) -> bool:
+    """Whether every pod of the gang runs, or has run."""
+    return child.ready + child.succeeded >= child.parallelism
+
+
+def overdue(child: ChildJob, now: datetime) -> bool:
+    """Whether the gang should have started by now."""
+    return not started(child) and now - (child.started or child.created) >= GRACE
+
+
+def look_again_seconds(child: ChildJob, now: datetime) -> float:
+    """When to look again at a gang that has not started: soon at first, ever less often."""
+    age = (now - (child.started or child.created)).total_seconds()
+    shortest, longest = _LOOK_AGAIN_SECONDS
+    if age < GRACE.total_seconds():
+        return GRACE.total_seconds() - age + 0.5
+    return min(max(age / 4, shortest), longest)
+
+
+def blocker(spec: InstructBoothJobSpec, stage: Stage, child: ChildJob, evidence: Evidence) -> Blocker | None:
+    """What keeps the gang from starting; None if nothing is known to."""
+    field = {Stage.PERSONALIZE: "personalization", Stage.REINFORCE: "reinforcement", Stage.EVALUATE: "evaluation"}
+    for pod in sorted(evidence.pods, key=lambda pod: pod.rank if pod.rank is not None else 1 << 30):
+        if pod.waiting_reason in _CONFIG_ERRORS:
+            remedy = _secret_remedy(spec, pod.waiting_message)
+            return Blocker(pod.waiting_reason, f"{pod.waiting_message}; {remedy}")
+        if pod.waiting_reason in _IMAGE_ERRORS:
+            way_out = "check podTemplate.image (or the operator's trainer image) and podTemplate.imagePullSecrets"
+            return Blocker("ImagePullFailed", f"{pod.waiting_reason}: {pod.waiting_message}; {way_out}")
+        if pod.unschedulable:
+            part = field[stage]
+            way_out = (
+                f"check {part}.resources, {part}.gpusPerNode, podTemplate.nodeSelector, tolerations and volume claims"
+            )
+            return Blocker("Unschedulable", f"{pod.unschedulable}; {way_out}")
+    for warning in evidence.warnings:
+        if warning.reason in ("FailedMount", "FailedAttachVolume"):
+            way_out = "create the ConfigMap or claim that the spec names, in the job's namespace; the pod then starts"
+            return Blocker("VolumeNotMounted", f"{warning.message}; {way_out}")
+        if warning.reason == "FailedCreate" and not evidence.pods:
+            way_out = "the namespace's quota, pod security or admission forbids the pod; it is tried again"
+            return Blocker("PodsNotCreated", f"{warning.message}; {way_out}")
+    return None
+
+
+def rejected(rejection: Rejection) -> Blocker:
+    """What to say when the API server would not let a child be created."""
+    return Blocker(rejection.reason, f"{rejection.kind} {rejection.name}: {rejection.message}")
+
+
+def _secret_remedy(spec: InstructBoothJobSpec, message: str) -> str:
+    """Which field names the Secret that the kubelet misses."""
+    ref = spec.artifacts.credentials_secret_ref
+    if ref.name in message:
+        return (
+            f"create the Secret {ref.name} (artifacts.credentialsSecretRef) in the job's namespace with the keys "
+            f"{ref.access_key_field} and {ref.secret_key_field}; the pod then starts by itself"
+        )
+    hub = spec.model.source.hub
+    if hub and hub.token_secret_ref and hub.token_secret_ref.name in message:
+        token = hub.token_secret_ref
+        return f"create the Secret {token.name} (model.source.hub.tokenSecretRef) with the key {token.key}"
+    return "check the names in podTemplate.env and the Secrets and ConfigMaps they refer to"

@@ -1,0 +1,205 @@
+"""One stage, one step further: start a gang, watch it, end it, start the next attempt.
+
+The order of writes is what makes a crash between any two of them harmless. A child is created before the status says
+so, and found again by its name. How a child ended is written to the status before the child, and with it the evidence,
+is deleted. The next attempt starts when the last pod of the one before is gone: at most one gang of a stage lives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from instructbooth.contract import Stage
+from instructbooth.reconcile.actions import Action, Apply, DeleteChild, SetSuspend
+from instructbooth.reconcile.children import child_job, service, snapshot
+from instructbooth.reconcile.names import child_name
+from instructbooth.reconcile.observed import ChildJob, Evidence, Observed, format_time
+from instructbooth.reconcile.pod import TrainerDefaults
+from instructbooth.reconcile.policies import blocked, retry, visible
+from instructbooth.reconcile.policies.retry import Cause, Diagnosis
+from instructbooth.spec.job import ResolvedJob
+from instructbooth.spec.status import Failure, StageState, StageStatus
+
+REJECTED_AGAIN_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a step depends on beside the stage's own status. `inputs`: the attempts of earlier stages that succeeded."""
+
+    job: ResolvedJob
+    observed: Observed
+    inputs: Mapping[Stage, int]
+    defaults: TrainerDefaults
+
+
+@dataclass(frozen=True)
+class Step:
+    """What to do about one stage.
+
+    Attributes:
+        stage: its status from now on.
+        actions: in order.
+        requeue_after: seconds after which to look again.
+        look_at: the child whose pods must be looked at before this step can be made.
+        blocker: what keeps the gang from starting.
+        queued: created, and waiting for Kueue to let it go.
+        refusal: (reason, message) of the job's failure, if the stage has failed for good.
+        pull: whether rank 0 may be asked for its progress.
+    """
+
+    stage: StageStatus
+    actions: tuple[Action, ...] = ()
+    requeue_after: float | None = None
+    look_at: str | None = None
+    blocker: blocked.Blocker | None = None
+    queued: bool = False
+    refusal: tuple[str, str] | None = None
+    pull: bool = False
+
+    @property
+    def done(self) -> bool:
+        """The stage has succeeded: on to the next one."""
+        return self.stage.state is StageState.SUCCEEDED
+
+
+def advance(scene: Scene, stage: StageStatus) -> Step:
+    """The next step of a stage that has neither succeeded nor failed."""
+    children = [child for child in scene.observed.children if child.stage is stage.name]
+    newest = max(children, key=lambda child: child.attempt, default=None)
+    if newest is not None and newest.attempt > stage.attempt:
+        stage = _adopt(stage, newest)
+    child = next((child for child in children if child.attempt == stage.attempt), None)
+    step = _next(scene, stage, child)
+    strays = tuple(DeleteChild(c.name) for c in children if c.attempt < stage.attempt and not c.deleting)
+    return replace(step, actions=(*strays, *step.actions))
+
+
+def _next(scene: Scene, stage: StageStatus, child: ChildJob | None) -> Step:
+    if stage.attempt == 0:
+        return _launch(scene, stage, 1)
+    if stage.state is StageState.RESTARTING:
+        return _restart(scene, stage, child)
+    if child is None:
+        return _end(scene, stage, retry.child_deleted(stage.attempt, stage.job_name or ""))
+    evidence = scene.observed.evidence.get(child.name)
+    if child.complete:
+        return Step(stage, look_at=child.name) if evidence is None else Step(_succeed(scene, stage, evidence))
+    if child.failure is not None:
+        if evidence is None:
+            return Step(stage, look_at=child.name)
+        return _end(scene, stage, retry.diagnose(stage.attempt, child.failure, evidence))
+    if child.deleting:
+        return _end(scene, stage, retry.child_deleted(stage.attempt, child.name))
+    return _watch(scene, stage, child, evidence)
+
+
+def _adopt(stage: StageStatus, child: ChildJob) -> StageStatus:
+    """The operator was killed after it created the child and before it wrote so."""
+    return _changed(
+        stage,
+        state=StageState.RUNNING,
+        attempt=child.attempt,
+        job_name=child.name,
+        start_time=stage.start_time or format_time(child.created),
+        progress=None,
+    )
+
+
+def _launch(scene: Scene, stage: StageStatus, attempt: int) -> Step:
+    if scene.job.spec.run_policy.suspend:
+        return Step(stage)
+    if rejection := scene.observed.rejection:
+        if not rejection.final:
+            return Step(stage, requeue_after=REJECTED_AGAIN_SECONDS, blocker=blocked.rejected(rejection))
+        words = blocked.rejected(rejection)
+        message = f"{words.message}; correct spec.podTemplate or the stage's resources in a new job"
+        failure = Failure(attempt=attempt, reason=words.reason, message=message)
+        return _give_up(scene, stage, failure, (words.reason, message))
+    child = child_job(scene.job, stage.name, attempt, scene.inputs, scene.defaults)
+    started = _changed(
+        stage,
+        state=StageState.RUNNING,
+        attempt=attempt,
+        job_name=child_name(scene.job.name, stage.name, attempt),
+        start_time=stage.start_time or format_time(scene.observed.now),
+        progress=None,
+    )
+    manifests = (snapshot(scene.job), service(scene.job), child)
+    # Suspended at its birth: its clock and its pods wait for Kueue.
+    return Step(started, tuple(Apply(manifest) for manifest in manifests), queued=child["spec"]["suspend"])
+
+
+def _watch(scene: Scene, stage: StageStatus, child: ChildJob, evidence: Evidence | None) -> Step:
+    """A live child: suspend or resume it, see whether its pods start, copy what rank 0 says."""
+    policy, now = scene.job.spec.run_policy, scene.observed.now
+    if policy.queue_name is not None:
+        if policy.suspend:
+            # Kueue owns the child's suspend field and would set it back: let the gang go, and start anew on resume.
+            return Step(_changed(stage, state=StageState.RESTARTING))
+        if child.suspended:
+            return Step(stage, queued=True)
+    if policy.suspend:
+        actions = () if child.suspended else (SetSuspend(child.name, True),)
+        return Step(_changed(stage, state=StageState.SUSPENDED), actions)
+    if child.suspended:
+        return Step(_changed(stage, state=StageState.RUNNING), (SetSuspend(child.name, False),))
+    stage = _changed(stage, state=StageState.RUNNING)
+    if blocked.overdue(child, now):
+        if evidence is None:
+            return Step(stage, look_at=child.name)
+        blocker = blocked.blocker(scene.job.spec, stage.name, child, evidence)
+        return Step(stage, requeue_after=blocked.look_again_seconds(child, now), blocker=blocker)
+    if not blocked.started(child):
+        return Step(stage, requeue_after=blocked.look_again_seconds(child, now))
+    progress = scene.observed.progress.get(child.name)
+    return Step(_changed(stage, progress=visible.merged(stage.progress, progress)) if progress else stage, pull=True)
+
+
+def _succeed(scene: Scene, stage: StageStatus, evidence: Evidence) -> StageStatus:
+    outcome = retry.outcome_of(evidence)
+    # The last reward stays visible; whole percents are those of a finished stage.
+    progress = scene.observed.progress.get(stage.job_name or "", stage.progress)
+    return _changed(
+        stage,
+        state=StageState.SUCCEEDED,
+        completion_time=format_time(scene.observed.now),
+        progress=progress,
+        artifact=outcome.artifact if outcome else None,
+        metrics=outcome.metrics if outcome else {},
+    )
+
+
+def _end(scene: Scene, stage: StageStatus, diagnosis: Diagnosis) -> Step:
+    """An attempt ended badly: charge it, then restart or give up. Nothing is deleted before this is written."""
+    restarts = retry.charge(stage.restarts, diagnosis.cause)
+    refusal = retry.refusal(stage.name, restarts, diagnosis, scene.job.spec.run_policy)
+    if refusal is not None:
+        return _give_up(scene, stage, diagnosis.failure, refusal)
+    assert diagnosis.cause is not Cause.USER_ERROR
+    restarting = _changed(stage, state=StageState.RESTARTING, restarts=restarts, failure=diagnosis.failure)
+    return Step(restarting, requeue_after=0.0)
+
+
+def _give_up(scene: Scene, stage: StageStatus, failure: Failure, refusal: tuple[str, str]) -> Step:
+    failed = _changed(stage, state=StageState.FAILED, failure=failure, completion_time=format_time(scene.observed.now))
+    return Step(failed, refusal=refusal)
+
+
+def _restart(scene: Scene, stage: StageStatus, child: ChildJob | None) -> Step:
+    """The end of attempt N is in the status: clear it away, wait, start attempt N + 1."""
+    if child is None:
+        return _launch(scene, stage, stage.attempt + 1)
+    if child.deleting:
+        return Step(stage)
+    if child.failure is not None:
+        wait = child.failure.time + retry.backoff(stage.failure, stage.restarts) - scene.observed.now
+        if wait.total_seconds() > 0:
+            return Step(stage, requeue_after=wait.total_seconds())
+    return Step(stage, (DeleteChild(child.name),))
+
+
+def _changed(stage: StageStatus, **fields: Any) -> StageStatus:
+    return stage.model_copy(update=fields)

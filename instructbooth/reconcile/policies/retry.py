@@ -1,0 +1,176 @@
+"""Why a gang ended, who is charged for it, and whether it may try again.
+
+Two budgets, counted per stage: `backoffLimit` for failures of the application, `disruptionLimit` for what the cluster
+did (eviction, preemption, node loss, a stop that the trainer answered with a checkpoint). A user's mistake is never
+tried again. The schedule of back-offs is the Job controller's own idea (10 s doubling), with a smaller start and cap.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from instructbooth.contract import ExitCode, Outcome, Stage
+from instructbooth.reconcile.observed import ChildFailure, Evidence, Pod
+from instructbooth.reconcile.outcome import parse_outcome
+from instructbooth.spec.job import RunPolicy
+from instructbooth.spec.status import Failure, Restarts
+
+FIRST_BACKOFF_SECONDS = 5
+MAX_BACKOFF_SECONDS = 300
+LOG_LINES = 20
+
+DISRUPTED = "Disrupted"
+CHECKPOINTED = "Checkpointed"
+CHILD_DELETED = "ChildDeleted"
+_DISRUPTIONS = frozenset({DISRUPTED, CHECKPOINTED, CHILD_DELETED})
+
+
+class Cause(StrEnum):
+    """Who is charged."""
+
+    USER_ERROR = "UserError"
+    FAILURE = "Failure"
+    DISRUPTION = "Disruption"
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """Why an attempt ended."""
+
+    cause: Cause
+    failure: Failure
+
+
+@dataclass(frozen=True)
+class _End:
+    """How one pod's end began. Of several, the earliest is the root: the others fell with it."""
+
+    time: datetime
+    order: int  # within a second, which is all that Kubernetes tells: what a pod did itself, before what was done to it
+    rank: int
+    cause: Cause
+    pod: Pod
+
+
+def diagnose(attempt: int, failure: ChildFailure, evidence: Evidence) -> Diagnosis:
+    """The root cause of a failed child, from its pods where they are still there, else from the Job's own words."""
+    ends = [end for pod in evidence.pods for end in _ends(pod, failure.time)]
+    if not ends:
+        return _from_job(attempt, failure)
+    # A mistake that one rank recognized is the cause, even if another fell over its consequences first.
+    mistakes = [end for end in ends if end.cause is Cause.USER_ERROR]
+    first = min(mistakes or ends, key=lambda end: (end.time, end.order, end.rank))
+    return Diagnosis(first.cause, _failure(attempt, first))
+
+
+def _ends(pod: Pod, fallback: datetime) -> Iterable[_End]:
+    rank = pod.rank if pod.rank is not None else 1 << 30
+    if pod.disrupted is not None:
+        yield _End(pod.disrupted, 0, rank, Cause.DISRUPTION, pod)
+    if pod.exit is not None and pod.exit.code != ExitCode.OK:
+        yield _End(pod.exit.time, 1, rank, _cause_of(pod.exit.code), pod)
+    if pod.deletion_asked is not None:
+        yield _End(pod.deletion_asked, 2, rank, Cause.DISRUPTION, pod)
+    if pod.phase == "Failed" and pod.exit is None:  # the node turned it away before a container ran
+        yield _End(fallback, 3, rank, Cause.DISRUPTION, pod)
+
+
+def _cause_of(code: int) -> Cause:
+    if code == ExitCode.USER_ERROR:
+        return Cause.USER_ERROR
+    return Cause.DISRUPTION if code == ExitCode.CHECKPOINTED else Cause.FAILURE
+
+
+def _failure(attempt: int, end: _End) -> Failure:
+    pod, code = end.pod, end.pod.exit.code if end.pod.exit else None
+    reason, message = _words(end)
+    return Failure(attempt=attempt, rank=pod.rank, exit_code=code, reason=reason, message=message)
+
+
+def _words(end: _End) -> tuple[str, str]:
+    pod = end.pod
+    outcome = parse_outcome(pod.exit.message) if pod.exit else None
+    if end.cause is Cause.DISRUPTION:
+        reason = CHECKPOINTED if pod.exit and pod.exit.code == ExitCode.CHECKPOINTED else DISRUPTED
+        said = [
+            pod.disruption,
+            f"{pod.reason}: {pod.message}" if pod.reason else "",
+            outcome.message if outcome else "",
+        ]
+        return reason, "; ".join(filter(None, said)) or f"the pod {pod.name} was stopped"
+    assert pod.exit is not None
+    if outcome:
+        return outcome.reason, outcome.message
+    if pod.exit.reason == "OOMKilled":
+        return "OutOfMemory", f"rank {pod.rank} was killed for memory; raise resources.limits.memory of the stage"
+    tail = "\n".join(pod.exit.message.splitlines()[-LOG_LINES:])
+    how = f"rank {pod.rank} ended with exit code {pod.exit.code}"
+    if pod.exit.code > 128:
+        how += f" (signal {pod.exit.code - 128})"
+    return pod.exit.reason if pod.exit.reason not in ("", "Error") else "TrainerFailed", f"{how}\n{tail}".rstrip()
+
+
+def _from_job(attempt: int, failure: ChildFailure) -> Diagnosis:
+    """Without pods: the Job's Failed message names the rule of its podFailurePolicy, and so the exit code."""
+    found = re.search(r"exit code (\d+)", failure.message)
+    code = int(found.group(1)) if found else None
+    if "DisruptionTarget" in failure.message:
+        cause, reason = Cause.DISRUPTION, DISRUPTED
+    elif code is not None:
+        cause = _cause_of(code)
+        reason = CHECKPOINTED if cause is Cause.DISRUPTION else "TrainerFailed"
+    else:
+        cause, reason = Cause.FAILURE, failure.reason
+    message = failure.message or "the pods were gone before they could be asked"
+    return Diagnosis(cause, Failure(attempt=attempt, exit_code=code, reason=reason, message=message))
+
+
+def child_deleted(attempt: int, name: str) -> Diagnosis:
+    """Someone deleted a child Job that had not ended."""
+    message = f"the Job {name} was deleted from outside"
+    return Diagnosis(Cause.DISRUPTION, Failure(attempt=attempt, reason=CHILD_DELETED, message=message))
+
+
+def charge(restarts: Restarts, cause: Cause) -> Restarts:
+    """The restarts with one more of that cause; a user's mistake is not a restart."""
+    match cause:
+        case Cause.FAILURE:
+            return Restarts(failures=restarts.failures + 1, disruptions=restarts.disruptions)
+        case Cause.DISRUPTION:
+            return Restarts(failures=restarts.failures, disruptions=restarts.disruptions + 1)
+        case Cause.USER_ERROR:
+            return restarts
+
+
+def refusal(stage: Stage, restarts: Restarts, diagnosis: Diagnosis, policy: RunPolicy) -> tuple[str, str] | None:
+    """Why the gang may not start again, as (reason, message) of the job; None if it may. `restarts` are charged."""
+    failure = diagnosis.failure
+    said = f"{failure.reason}: {failure.message}"
+    match diagnosis.cause:
+        case Cause.USER_ERROR:
+            return failure.reason, f"{stage.value}: {failure.message}"
+        case Cause.FAILURE if restarts.failures > policy.backoff_limit:
+            limit, count = f"runPolicy.backoffLimit is {policy.backoff_limit}", restarts.failures
+            return "BackoffLimitExceeded", f"{stage.value} failed {count} times and {limit}; last: {said}"
+        case Cause.DISRUPTION if restarts.disruptions > policy.disruption_limit:
+            limit, count = f"runPolicy.disruptionLimit is {policy.disruption_limit}", restarts.disruptions
+            return "DisruptionLimitExceeded", f"{stage.value} was disrupted {count} times and {limit}; last: {said}"
+    return None
+
+
+def backoff(failure: Failure | None, restarts: Restarts) -> timedelta:
+    """How long to wait after a failure: 5 s, 10 s, ... 300 s. A disruption has waited for its node already."""
+    if failure is None or failure.reason in _DISRUPTIONS or restarts.failures == 0:
+        return timedelta()
+    doublings = min(restarts.failures - 1, 10)
+    return timedelta(seconds=min(FIRST_BACKOFF_SECONDS * 2**doublings, MAX_BACKOFF_SECONDS))
+
+
+def outcome_of(evidence: Evidence) -> Outcome | None:
+    """What rank 0 said at its end."""
+    first = next((pod for pod in evidence.pods if pod.rank == 0 and pod.exit is not None), None)
+    return parse_outcome(first.exit.message) if first and first.exit else None
