@@ -1,0 +1,33 @@
+"""When to stop: no gain on held-out prompts for `patience` validations, or a mean KL above the ceiling.
+
+Source: reward over-optimisation is what ends RL on diffusion models (DDPO, arXiv 2305.13301, section 6.3). Both rules
+keep an adapter that was seen to be good rather than the last one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class StoppingState:
+    """Memory of the early-stopping rule: best validation score, validations since, and whether the last was best."""
+
+    best: float | None = None
+    waited: int = 0
+    improved: bool = False
+
+    def observe(self, score: float, min_delta: float) -> StoppingState:
+        """The state after one more validation: better means above the best by more than `min_delta`."""
+        if self.best is None or score > self.best + min_delta:
+            return StoppingState(best=score, waited=0, improved=True)
+        return StoppingState(best=self.best, waited=self.waited + 1, improved=False)
+
+    def exhausted(self, patience: int) -> bool:
+        """Whether `patience` validations in a row brought no gain."""
+        return self.waited >= patience
+
+
+def exceeds_ceiling(kl: float, ceiling: float | None) -> bool:
+    """Whether the mean KL per denoising step is past its ceiling. Not-a-number is: such a policy is lost."""
+    return ceiling is not None and not kl <= ceiling

@@ -1,0 +1,127 @@
+"""The LoRA that is trained: made, saved, loaded and swapped. One adapter per model, in float32.
+
+On disk it is `pytorch_lora_weights.safetensors`, which `StableDiffusionPipeline.load_lora_weights` reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import StableDiffusionPipeline
+from peft import LoraConfig
+from peft.utils import get_peft_model_state_dict
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from instructbooth.spec.stages import Lora
+from instructbooth_trainer.diffusion.model import DiffusionModel
+from instructbooth_trainer.runtime.errors import UserError
+
+WEIGHTS = "pytorch_lora_weights.safetensors"
+_ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
+_REST = ["proj_in", "proj_out", "ff.net.0.proj", "ff.net.2", "conv1", "conv2", "conv_shortcut", "time_emb_proj"]
+_TEXT = ["q_proj", "k_proj", "v_proj", "out_proj"]
+
+
+class Adapter:
+    """The adapter of a model's U-Net and, if asked for, of its text encoder."""
+
+    def __init__(self, model: DiffusionModel, lora: Lora, *, text_encoder: bool, seed: int) -> None:
+        """Add a fresh adapter (B = 0: it changes nothing yet) to a model that has none; A is drawn from `seed`."""
+        self._modules: dict[str, Any] = {"unet": model.unet}
+        targets = {"unet": _ATTENTION if lora.targets == "attention" else _ATTENTION + _REST, "text_encoder": _TEXT}
+        if text_encoder:
+            self._modules["text_encoder"] = model.text_encoder
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            for name, module in self._modules.items():
+                module.add_adapter(
+                    LoraConfig(
+                        r=lora.rank, lora_alpha=lora.alpha, init_lora_weights="gaussian", target_modules=targets[name]
+                    )
+                )
+        for module in self._modules.values():
+            for parameter_name, parameter in module.named_parameters():
+                parameter.requires_grad_("lora_" in parameter_name)
+                if parameter.requires_grad:
+                    parameter.data = parameter.data.float()
+
+    def parameters(self) -> list[torch.nn.Parameter]:
+        """What is trained, in a fixed order."""
+        return [p for module in self._modules.values() for p in module.parameters() if p.requires_grad]
+
+    def freeze_text_encoder(self) -> None:
+        """Stop training the text encoder's adapter, if there is one; it stays in place and is saved along."""
+        if "text_encoder" in self._modules:
+            self._modules["text_encoder"].requires_grad_(False)
+
+    def _live(self, component: str) -> dict[str, Tensor]:
+        # PEFT's own names: diffusers reads them all, while its older names lose the attention layers on the way back
+        # when convolutions are among the targets (seen with diffusers 0.42).
+        tensors: dict[str, Tensor] = get_peft_model_state_dict(self._modules[component])
+        return tensors
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Copies of the adapter's weights by the name they have on disk, on the CPU."""
+        return {
+            f"{component}.{name}": tensor.detach().to("cpu", copy=True)
+            for component in self._modules
+            for name, tensor in self._live(component).items()
+        }
+
+    @torch.no_grad()
+    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Overwrite the weights in place.
+
+        Raises:
+            UserError: `AdapterMismatch` when names or shapes are not this adapter's.
+        """
+        live = {f"{c}.{name}": tensor for c in self._modules for name, tensor in self._live(c).items()}
+        wrong = sorted(set(live) ^ set(tensors)) or [n for n in live if live[n].shape != tensors[n].shape]
+        if wrong:
+            raise UserError(
+                "AdapterMismatch",
+                f"{len(wrong)} of the adapter's weights differ in name or shape, such as {wrong[0]}: it was trained "
+                "with another spec.personalization.lora, trainTextEncoder or base model",
+            )
+        for name, tensor in live.items():
+            tensor.copy_(tensors[name])
+
+    @contextmanager
+    def swapped(self, tensors: dict[str, Tensor]) -> Iterator[None]:
+        """With other weights in place, such as the reference policy's; the present ones come back bit for bit."""
+        present = self.tensors()
+        self.load_tensors(tensors)
+        try:
+            yield
+        finally:
+            self.load_tensors(present)
+
+    def save(self, folder: Path) -> None:
+        """Write `pytorch_lora_weights.safetensors` in diffusers' format, with rank and alpha in its header."""
+        layers = {f"{c}_lora_layers": {n: t.cpu() for n, t in self._live(c).items()} for c in self._modules}
+        header = {f"{c}_lora_adapter_metadata": _header(m.peft_config["default"]) for c, m in self._modules.items()}
+        StableDiffusionPipeline.save_lora_weights(str(folder), **layers, **header)
+
+    def load(self, folder: Path) -> None:
+        """Read what `save` wrote.
+
+        Raises:
+            UserError: `AdapterCorrupt` when the file is no readable safetensors file, `AdapterMismatch` as above.
+        """
+        try:
+            tensors = load_file(folder / WEIGHTS)
+        except (SafetensorError, OSError) as error:
+            raise UserError("AdapterCorrupt", f"{WEIGHTS} of the earlier stage cannot be read: {error}") from error
+        self.load_tensors(tensors)
+
+
+def _header(config: LoraConfig) -> dict[str, Any]:
+    """The adapter's configuration without what differs between equal runs: the order of sets and local paths."""
+    settings = {key: sorted(value) if isinstance(value, set) else value for key, value in config.to_dict().items()}
+    return settings | {"base_model_name_or_path": None}

@@ -1,0 +1,30 @@
+"""Where the subject is named in a prompt.
+
+`{subject}` is the only placeholder. Training prompts read "<identifier> <phrase>" or, without identifier, "<phrase>",
+where the phrase is the detailed description of the subject (the paper's remedy for rare subjects) or its class noun.
+"""
+
+from __future__ import annotations
+
+from instructbooth.spec.sources import PLACEHOLDER
+from instructbooth.spec.subject import Subject
+
+
+def expand(template: str, subject: Subject, *, identifier: bool) -> str:
+    """The prompt the diffusion model reads. A template without placeholder is returned as it is."""
+    name = f"{subject.identifier} {subject.phrase}" if identifier else subject.phrase
+    return template.replace(PLACEHOLDER, name)
+
+
+def reward_text(template: str, subject: Subject) -> str:
+    """The prompt a reward reads: the description stands in, the identifier never does (it means nothing to a judge).
+
+    An identifier written out in the template is stripped as a word of its own.
+    """
+    words = expand(template, subject, identifier=False).split(" ")
+    return " ".join(word for word in words if word.lower() != subject.identifier.lower())
+
+
+def class_text(template: str, subject: Subject) -> str:
+    """The prompt of a class picture for prior preservation: the class noun alone, neither identifier nor description."""
+    return template.replace(PLACEHOLDER, subject.class_name)

@@ -1,0 +1,107 @@
+"""Drawing pictures with our own sampler: rollouts (eta > 0) with their trajectories, class pictures, samples (eta 0)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from instructbooth_trainer.diffusion.ddim import DdimSchedule
+from instructbooth_trainer.diffusion.model import DiffusionModel
+from instructbooth_trainer.diffusion.noise import batch_noise
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What the policy is conditioned on, in sampling and in training alike.
+
+    Guidance is part of the policy: where rollouts are drawn with guidance > 1, log-probabilities are of the guided
+    mean and gradients pass through both halves of the folded batch.
+
+    Attributes:
+        embeddings: [batch, tokens, width].
+        empty: embedding of the empty prompt, [1, tokens, width]; None without guidance.
+        guidance: 1 is without.
+    """
+
+    embeddings: Tensor
+    empty: Tensor | None = None
+    guidance: float = 1.0
+
+    def rows(self, index: Tensor | slice) -> Conditioning:
+        """The conditioning of some rows."""
+        return Conditioning(self.embeddings[index], self.empty, self.guidance)
+
+
+def sampling_batch(resolution: int) -> int:
+    """Pictures drawn at once: 8 at 512 pixels, more when they are smaller, at most 64."""
+    return max(1, min(64, 2**21 // resolution**2))
+
+
+@torch.no_grad()
+def sample(
+    model: DiffusionModel, schedule: DdimSchedule, conditioning: Conditioning, generators: Sequence[torch.Generator]
+) -> Tensor:
+    """Draw latents, keeping the whole trajectory.
+
+    Args:
+        model: the policy.
+        schedule: its steps; stochastic where sigma > 0.
+        conditioning: one row per picture.
+        generators: one per picture, so that a picture does not depend on its neighbours' noise.
+
+    Returns:
+        x_T ... x_0, [num_steps + 1, batch, *latent_shape], float32.
+    """
+    latents = batch_noise(model.latent_shape, generators, model.device)
+    trajectory = [latents]
+    for step in range(len(schedule.timesteps)):
+        steps = torch.full((len(latents),), step, device=model.device)
+        prediction = model.predict(
+            latents, schedule.timesteps[steps], conditioning.embeddings, conditioning.empty, conditioning.guidance
+        )
+        latents = schedule.mean(prediction, latents, steps)
+        sigma = schedule.sigma[step]
+        if sigma > 0:
+            latents = latents + sigma * batch_noise(model.latent_shape, generators, model.device)
+        trajectory.append(latents)
+    return torch.stack(trajectory)
+
+
+@torch.no_grad()
+def conditioning_for(model: DiffusionModel, prompts: Sequence[str], guidance: float) -> Conditioning:
+    """Encode prompts once; the empty prompt only if guidance needs it."""
+    return Conditioning(
+        model.encode_prompts(prompts), model.encode_prompts([""]) if guidance != 1.0 else None, guidance
+    )
+
+
+@torch.no_grad()
+def draw(
+    model: DiffusionModel, prompts: Sequence[str], generators: Sequence[torch.Generator], steps: int, guidance: float
+) -> Tensor:
+    """Deterministic DDIM pictures for prompts, [batch, 3, resolution, resolution], float32 in [0, 1]."""
+    schedule = model.schedule(steps, eta=0.0)
+    pictures = []
+    size = sampling_batch(model.resolution)
+    for first in range(0, len(prompts), size):
+        rows = slice(first, first + size)
+        conditioning = conditioning_for(model, prompts[rows], guidance)
+        pictures.append(model.decode(sample(model, schedule, conditioning, generators[rows])[-1]))
+    return torch.cat(pictures)
+
+
+def grid(pictures: Tensor, columns: int) -> Image.Image:
+    """Pictures [batch, 3, height, width] in [0, 1] as one image, row by row, on white."""
+    batch, _, height, width = pictures.shape
+    rows = -(-batch // columns)
+    sheet = np.full((rows * height, columns * width, 3), 255, dtype=np.uint8)
+    pixels = (pictures.cpu().permute(0, 2, 3, 1).numpy() * 255).round().astype(np.uint8)
+    for index, picture in enumerate(pixels):
+        top, left = index // columns * height, index % columns * width
+        sheet[top : top + height, left : left + width] = picture
+    return Image.fromarray(sheet)

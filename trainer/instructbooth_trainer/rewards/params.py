@@ -1,0 +1,32 @@
+"""Reading a plug-in's parameters: unknown ones are errors, like unknown fields of the API."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+_LENT = {"model_folder", "reference_images", "device", "dtype"}
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def check_known(params: Mapping[str, object], *own: str) -> None:
+    """Raise ValueError naming a parameter that is neither lent by the runtime nor one of the plug-in's own."""
+    if unknown := sorted(set(params) - _LENT - set(own)):
+        raise ValueError(f"unknown parameter {unknown[0]!r}; it takes {', '.join(own) or 'none'}")
+
+
+def model_folder(params: Mapping[str, object]) -> Path:
+    """The scoring model's folder. Raises ValueError when the spec names no model."""
+    folder = params.get("model_folder")
+    if not isinstance(folder, str):
+        raise ValueError(
+            "it needs a model: set `model` beside its name, for example model: {s3: {prefix: models/clip}}"
+        )
+    return Path(folder)
+
+
+def device_and_dtype(params: Mapping[str, object]) -> tuple[torch.device, torch.dtype]:
+    """Where and in what dtype to compute."""
+    return torch.device(str(params.get("device", "cpu"))), _DTYPES[str(params.get("dtype", "fp32"))]
