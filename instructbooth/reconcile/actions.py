@@ -57,7 +57,7 @@ class Plan:
         events: posted after the status was written.
         requeue_after: seconds after which to look again though nothing may have happened; None: only if something does.
         look_at: child whose pods must be listed before this plan may be carried out. The reconciler lists them and
-            plans again.
+            plans again, until this is None.
         pull_from: (child name, host name of rank 0) to pull progress from until the next plan.
     """
 

@@ -138,7 +138,7 @@ def _watch(scene: Scene, stage: StageStatus, child: ChildJob, evidence: Evidence
     if policy.queue_name is not None:
         if policy.suspend:
             # Kueue owns the child's suspend field and would set it back: let the gang go, and start anew on resume.
-            return Step(_changed(stage, state=StageState.RESTARTING))
+            return Step(_changed(stage, state=StageState.RESTARTING), requeue_after=0.0)
         if child.suspended:
             return Step(stage, queued=True)
     if policy.suspend:
