@@ -14,10 +14,17 @@ from instructbooth.artifacts.store import ObjectStore
 from instructbooth.spec.job import Artifacts
 
 
-def open_store(artifacts: Artifacts, env: Mapping[str, str]) -> ObjectStore:
+def open_store(
+    artifacts: Artifacts, env: Mapping[str, str], *, ca_dir: Path = Path(contract.Path.CA_DIR)
+) -> ObjectStore:
     """The store of a job: the folder INSTRUCTBOOTH_STORE names (a path or file:// URL), else spec.artifacts' S3.
 
     Nothing is contacted yet. Raises AccessDenied when a credential is not in the environment.
+
+    Args:
+        artifacts: the spec.
+        env: with the credentials.
+        ca_dir: folder that holds the key of spec.artifacts.caBundle.
     """
     if local := env.get(contract.Env.STORE):
         return LocalStore(Path(unquote(urlsplit(local).path) if local.startswith("file:") else local), artifacts.bucket)
@@ -37,6 +44,6 @@ def open_store(artifacts: Artifacts, env: Mapping[str, str]) -> ObjectStore:
             secret_key=env[contract.Env.SECRET_KEY],
             region=artifacts.region,
             path_style=artifacts.path_style,
-            ca_file=Path(contract.Path.CA_DIR) / ca_bundle.key if ca_bundle else None,
+            ca_file=ca_dir / ca_bundle.key if ca_bundle else None,
         )
     )

@@ -175,12 +175,13 @@ class Cluster:
         """Whether there is such a Service, as far as the user may see it."""
         from kubernetes.client.exceptions import ApiException
 
-        try:
-            self._core.read_namespaced_service(name, namespace, _request_timeout=_TIMEOUT)
-        except ApiException as error:
-            if error.status in (403, 404):
-                return False
-            raise
+        with self._translating(f"Service {namespace}/{name}"):
+            try:
+                self._core.read_namespaced_service(name, namespace, _request_timeout=_TIMEOUT)
+            except ApiException as error:
+                if error.status in (403, 404):
+                    return False
+                raise
         return True
 
     def pods(self, job: str, stage: str | None = None) -> list[Pod]:

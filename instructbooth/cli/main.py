@@ -6,6 +6,7 @@ from importlib.metadata import version
 
 import click
 
+from instructbooth.cli.artifacts import artifacts
 from instructbooth.cli.logs import logs
 from instructbooth.cli.status import status
 from instructbooth.cli.submit import submit
@@ -18,7 +19,7 @@ def cli() -> None:
     """Teach a text-to-image model a new subject and keep it obedient, on Kubernetes or on this machine."""
 
 
-for command in (crd, validate, submit, status, logs):
+for command in (crd, validate, submit, status, logs, artifacts):
     cli.add_command(command)
 
 
