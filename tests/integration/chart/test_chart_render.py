@@ -1,0 +1,151 @@
+"""What the chart renders with several sets of values: permissions, pod security, the definition, refused values."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+from tests.integration.chart.helm import CHART, ROOT, VARIANTS, helm, one, pod_templates, render, template
+
+CRD = "instructboothjobs.instructbooth.io"
+ROLE_KINDS = {"Role", "ClusterRole"}
+
+
+@pytest.fixture(scope="module", params=VARIANTS)
+def objects(request):
+    return render(*VARIANTS[request.param])
+
+
+def test_lint_is_clean():
+    for args in VARIANTS.values():
+        done = helm("lint", "--strict", "--kube-version", "1.35.0", str(CHART), *args)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_no_role_grants_secrets_pods_or_everything(objects):
+    for role in (obj for obj in objects if obj["kind"] in ROLE_KINDS):
+        for rule in role["rules"]:
+            assert not {"secrets", "*"} & set(rule["resources"]), role["metadata"]["name"]
+            assert "*" not in rule["verbs"] + rule["apiGroups"]
+            if any(name.startswith("pods") for name in rule["resources"]):
+                assert set(rule["verbs"]) <= {"get", "list", "watch"}
+            assert not {"escalate", "bind", "impersonate"} & set(rule["verbs"])
+
+
+def test_pods_meet_the_restricted_standard(objects):
+    for name, pod in pod_templates(objects).items():
+        security = pod["spec"]["securityContext"]
+        assert security["runAsNonRoot"] is True, name
+        assert security["runAsUser"] == 65532
+        assert security["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & pod["spec"].keys()
+        assert {next(iter(v.keys() - {"name"})) for v in pod["spec"]["volumes"]} <= {
+            "emptyDir", "persistentVolumeClaim", "configMap", "secret",
+        }  # fmt: skip
+        for container in pod["spec"]["containers"]:
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }
+            assert container["resources"]["requests"].keys() >= {"cpu", "memory"}
+            assert "memory" in container["resources"]["limits"]
+            assert {"livenessProbe", "readinessProbe"} <= container.keys()
+
+
+def test_selectors_choose_their_pods_and_nobody_elses(objects):
+    labels = {name: pod["metadata"]["labels"] for name, pod in pod_templates(objects).items()}
+    for obj in objects:
+        if obj["kind"] == "Service":
+            chosen = [name for name, have in labels.items() if obj["spec"]["selector"].items() <= have.items()]
+            assert len(chosen) == 1, obj["metadata"]["name"]
+
+
+def test_definition_is_upgraded_with_the_chart_and_kept():
+    """As a template it is part of every upgrade; in crds/ Helm would install it once and for all."""
+    assert not (CHART / "crds").exists()
+    found = one(render(), "CustomResourceDefinition", CRD)
+    assert found["metadata"].pop("annotations") == {"helm.sh/resource-policy": "keep"}
+    assert found == yaml.safe_load((ROOT / "crds" / f"{CRD}.yaml").read_text())
+
+
+def test_definition_can_go_with_the_release_or_stay_away():
+    assert "annotations" not in one(render("--set", "crds.keep=false"), "CustomResourceDefinition", CRD)["metadata"]
+    kinds = {obj["kind"] for obj in render("--set", "crds.install=false")}
+    assert "CustomResourceDefinition" not in kinds
+
+
+def test_namespaced_operator_has_no_cluster_wide_permission():
+    objects = render(*VARIANTS["namespaced"])
+    roles = {obj["metadata"]["namespace"] for obj in objects if obj["kind"] == "Role"}
+    assert roles == {"instructbooth-system", "team-a", "team-b"}
+    assert "ClusterRoleBinding" not in {obj["kind"] for obj in objects}
+    everywhere = one(render(), "ClusterRole", "instructbooth-operator")["rules"]
+    for namespace in ("team-a", "team-b"):
+        role = next(o for o in objects if o["kind"] == "Role" and o["metadata"]["namespace"] == namespace)
+        assert role["rules"] == everywhere
+
+
+def test_every_binding_names_the_operators_account_and_an_existing_role(objects):
+    roles = {(obj["kind"], obj["metadata"]["name"], obj["metadata"].get("namespace")) for obj in objects}
+    for obj in objects:
+        if obj["kind"] in {"RoleBinding", "ClusterRoleBinding"}:
+            ref = obj["roleRef"]
+            assert (ref["kind"], ref["name"], obj["metadata"].get("namespace")) in roles
+            assert obj["subjects"] == [
+                {"kind": "ServiceAccount", "name": "instructbooth-operator", "namespace": "instructbooth-system"}
+            ]
+
+
+def test_minio_is_off_unless_asked_for():
+    assert "minio" not in template("-s", "templates/deployment.yaml", "-s", "templates/service.yaml")
+    assert not [obj for obj in render() if obj["metadata"]["name"] == "instructbooth-minio"]
+
+
+def test_minio_makes_random_keys_that_outlive_the_release():
+    first, second = (one(render(*VARIANTS["minio"]), "Secret", "instructbooth-minio") for _ in range(2))
+    assert first["data"].keys() == {"accessKey", "secretKey"}
+    assert first["data"] != second["data"]
+    assert first["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
+
+
+def test_minio_with_an_existing_secret_makes_none():
+    objects = render(*VARIANTS["minio-existing"])
+    assert not [obj for obj in objects if obj["kind"] in {"Secret", "PersistentVolumeClaim"}]
+    (container,) = one(objects, "StatefulSet", "instructbooth-minio")["spec"]["template"]["spec"]["containers"]
+    used = {env["valueFrom"]["secretKeyRef"]["name"] for env in container["env"] if "valueFrom" in env}
+    assert used == {"mine"}
+
+
+def test_minio_keeps_its_data_on_a_claim():
+    objects = render(*VARIANTS["minio"])
+    claim = one(objects, "PersistentVolumeClaim", "instructbooth-minio")
+    volumes = one(objects, "StatefulSet", "instructbooth-minio")["spec"]["template"]["spec"]["volumes"]
+    assert {"name": "data", "persistentVolumeClaim": {"claimName": "instructbooth-minio"}} in volumes
+    assert claim["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ("minio.enable=true", "'/minio': additional properties 'enable' not allowed"),
+        ("operatr.replicas=1", "additional properties 'operatr' not allowed"),
+        ("operator.replicas=-1", "'/operator/replicas': minimum: got -1, want 0"),
+        ("operator.image.pullPolicy=Sometimes", "'/operator/image/pullPolicy'"),
+        ("operator.logLevel=loud", "'/operator/logLevel'"),
+        ("minio.persistence.size=20GB", "'/minio/persistence/size'"),
+        ("watchNamespaces={Team_A}", "'/watchNamespaces/0'"),
+        ("serviceAccount.create=false", "serviceAccount.name must name an existing ServiceAccount"),
+    ],
+)
+def test_wrong_values_are_refused_at_their_place(wrong, message):
+    with pytest.raises(ValueError, match="(?s).") as refused:
+        template("--set", wrong)
+    assert message in str(refused.value)
+
+
+@pytest.mark.parametrize("release", ["instructbooth", "x", "a-release-name-of-fifty-characters-the-longest-allowed"])
+def test_names_fit_their_limits(release):
+    done = helm("template", release[:53], str(CHART), "--kube-version", "1.35.0", *VARIANTS["fenced"])
+    assert done.returncode == 0, done.stderr
+    names = [obj["metadata"]["name"] for obj in yaml.safe_load_all(done.stdout) if obj]
+    assert all(len(name) <= 63 for name in names)
