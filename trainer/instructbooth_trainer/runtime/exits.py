@@ -32,6 +32,8 @@ def classify(error: BaseException) -> tuple[int, Outcome]:
         return ExitCode.USER_ERROR, Outcome(error.reason, error.message)
     if isinstance(error, TransientError):
         return ExitCode.TRANSIENT, Outcome(error.reason, error.message)
+    if isinstance(error, RunError):
+        return FAILURE, Outcome(error.reason, error.message)
     if isinstance(error, ArtifactError):
         code = ExitCode.TRANSIENT if error.retryable else ExitCode.USER_ERROR
         return code, Outcome(error.reason, error.message)
@@ -55,7 +57,7 @@ def is_peer_lost(error: BaseException) -> bool:
         return True
     return (
         isinstance(error, RuntimeError)
-        and not isinstance(error, RunError | torch.OutOfMemoryError)
+        and not isinstance(error, torch.OutOfMemoryError)
         and bool(_PEER_LOST.search(str(error)))
     )
 
