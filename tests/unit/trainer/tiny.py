@@ -21,7 +21,7 @@ from transformers import (
     CLIPVisionModel,
 )
 
-WORDS = "a photo of sks mascot striped star on red blue background the small big with".split()
+WORDS = ("a", "photo", "of", "sks", "mascot", "striped", "star", "on", "red", "blue", "background", "the", "small")
 TOKENS = 16
 SIZE = 32
 
@@ -44,7 +44,7 @@ def make_tokenizer(folder: Path) -> CLIPTokenizer:
     """A CLIP tokenizer with one token per word."""
     folder.mkdir(parents=True, exist_ok=True)
     vocabulary = ["<|startoftext|>", "<|endoftext|>", *(f"{w}</w>" for w in WORDS)]
-    vocabulary += [c for c in "abcdefghijklmnopqrstuvwxyz"] + [f"{c}</w>" for c in "bcdefghijklmnopqrstuvwxyz"]
+    vocabulary += list("abcdefghijklmnopqrstuvwxyz") + [f"{c}</w>" for c in "bcdefghijklmnopqrstuvwxyz"]
     merges = []
     for word in WORDS:
         for end in range(2, len(word)):

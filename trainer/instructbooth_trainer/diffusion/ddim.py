@@ -56,7 +56,7 @@ class DdimSchedule:
         alpha_bar_next = torch.where(following >= 0, alphas[following.clamp(min=0)], scheduler.final_alpha_cumprod)
         variance = (1 - alpha_bar_next) / (1 - alpha_bar) * (1 - alpha_bar / alpha_bar_next)
         sigma = eta * variance.clamp(min=0).sqrt()
-        return cls(*(x.to(device) for x in (timesteps, alpha_bar, alpha_bar_next, sigma)), kind)
+        return cls(timesteps.to(device), alpha_bar.to(device), alpha_bar_next.to(device), sigma.to(device), kind)
 
     def mean(self, prediction: Tensor, latents: Tensor, steps: Tensor) -> Tensor:
         """mu of the transition from each row's step, float32.

@@ -43,7 +43,7 @@ class DiffusionModel:
         if self.resolution % factor:
             raise UserError(
                 "ResolutionInvalid",
-                f"spec.model.resolution {self.resolution} is not a multiple of {factor}, this model's pixels per latent",
+                f"spec.model.resolution {self.resolution} is no multiple of {factor}, this model's pixels per latent",
             )
         side = self.resolution // factor
         self.latent_shape = (int(self.unet.config.in_channels), side, side)

@@ -26,5 +26,5 @@ def reward_text(template: str, subject: Subject) -> str:
 
 
 def class_text(template: str, subject: Subject) -> str:
-    """The prompt of a class picture for prior preservation: the class noun alone, neither identifier nor description."""
+    """The prompt of a class picture for prior preservation: the class noun, no identifier, no description."""
     return template.replace(PLACEHOLDER, subject.class_name)

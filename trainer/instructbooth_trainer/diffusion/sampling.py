@@ -1,4 +1,4 @@
-"""Drawing pictures with our own sampler: rollouts (eta > 0) with their trajectories, class pictures, samples (eta 0)."""
+"""Drawing with our own sampler: rollouts (eta > 0) with their trajectories, class pictures and samples (eta 0)."""
 
 from __future__ import annotations
 

@@ -1,0 +1,147 @@
+"""Runs the real recipes on the tiny models over a local store: in this process, or as a gang of processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from instructbooth.contract import Env, Outcome, Stage
+from instructbooth.spec.job import ResolvedJob
+from instructbooth_trainer.runtime.environment import PodEnvironment
+from instructbooth_trainer.runtime.stop import StopFlag
+from instructbooth_trainer.runtime.worker import load_recipe, make_context
+from tests.unit.trainer.tiny import TinyWorld
+
+BUCKET = "runs"
+
+
+def spec(**stages: dict[str, Any]) -> dict[str, Any]:
+    """A job's spec for the tiny models; keyword arguments are merged into the stages' parts."""
+    sampling = {"steps": 4, "guidanceScale": 1}
+    prompts = {"inline": ["a {subject} on red", "a {subject} on blue", "a small {subject}", "the {subject}"]}
+    parts: dict[str, dict[str, Any]] = {
+        "personalization": {
+            "steps": 20,
+            "batchSize": 2,
+            "learningRate": 1e-3,
+            "lora": {"rank": 4, "alpha": 4},
+            "priorPreservation": {"numImages": 6, "sampling": sampling},
+            "captionTemplates": ["a photo of a {subject}", "a {subject}"],
+            "checkpointIntervalSteps": 7,
+        },
+        "reinforcement": {
+            "prompts": prompts,
+            "rewards": [{"name": "clip-score", "model": {"s3": {"prefix": "models/clip"}}}],
+            "epochs": 5,
+            "promptsPerEpoch": 3,
+            "imagesPerPrompt": 4,
+            "sampling": sampling,
+            "timestepsPerTrajectory": 2,
+            "batchSize": 4,
+            "updatesPerEpoch": 4,
+            "learningRate": 1e-3,
+            "clipRange": 2e-4,
+            "checkpointIntervalEpochs": 2,
+        },
+        "evaluation": {"prompts": prompts, "metrics": [{"name": "clip-score"}], "sampling": sampling},
+    }
+    for name, changes in stages.items():
+        parts[name] |= changes
+    return {
+        "subject": {
+            "images": {"s3": {"prefix": "subject"}},
+            "identifier": "sks",
+            "className": "mascot",
+            "description": "striped star mascot",
+        },
+        "model": {"source": {"s3": {"prefix": "models/pipeline"}}},
+        "artifacts": {
+            "endpoint": "http://localhost:9000",
+            "bucket": BUCKET,
+            "credentialsSecretRef": {"name": "unused"},
+        },
+        **parts,
+    }
+
+
+@dataclass
+class Lab:
+    """A local store with the tiny models in it."""
+
+    root: Path
+    world: TinyWorld
+    runs: int = field(default=0)
+
+    def __post_init__(self) -> None:
+        bucket = self.root / BUCKET
+        (bucket / "models").mkdir(parents=True)
+        for name in ("pipeline", "clip", "vision"):
+            (bucket / "models" / name).symlink_to(getattr(self.world, name))
+        (bucket / "subject").mkdir()
+        for number, image in enumerate(self.world.subject_images()):
+            image.save(bucket / "subject" / f"{number}.png")
+
+    def job(self, uid: str, **stages: dict[str, Any]) -> ResolvedJob:
+        """A resolved job whose artifacts lie under `uid`."""
+        return ResolvedJob.model_validate({"namespace": "test", "name": "tiny", "uid": uid, "spec": spec(**stages)})
+
+    def run(self, job: ResolvedJob, stage: Stage, attempt: int = 1) -> Outcome:
+        """Run a stage in this process."""
+        self.runs += 1
+        workdir = self.root / f"work-{self.runs}"
+        workdir.mkdir()
+        os.environ[Env.STORE] = str(self.root)
+        pod = PodEnvironment(job, stage, attempt, _inputs(stage), 0, None, local=True, workdir=workdir)
+        context = make_context(pod, StopFlag())
+        return load_recipe(stage)(context)
+
+    def output(self, job: ResolvedJob, stage: Stage, attempt: int = 1) -> Path:
+        """Folder of a stage's published output."""
+        return self.root / BUCKET / "test" / "tiny" / job.uid / stage.value / str(attempt) / "output"
+
+    def run_gang(self, job: ResolvedJob, stage: Stage, world_size: int = 2) -> list[subprocess.Popen[str]]:
+        """Start a stage as processes that find each other over gloo, as torchrun would start them."""
+        self.runs += 1
+        config = self.root / f"job-{self.runs}.json"
+        config.write_text(job.model_dump_json(by_alias=True, exclude_none=True))
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        processes = []
+        for rank in range(world_size):
+            env = os.environ | {
+                Env.CONFIG: str(config),
+                Env.STAGE: stage.value,
+                Env.ATTEMPT: "1",
+                Env.INPUTS: json.dumps({k.value: v for k, v in _inputs(stage).items()}),
+                Env.STORE: str(self.root),
+                Env.COORDINATOR: "127.0.0.1",
+                Env.NODE_RANK: str(rank),
+                Env.TERMINATION_LOG: str(self.root / f"termination-{self.runs}-{rank}"),
+                "RANK": str(rank),
+                "LOCAL_RANK": "0",
+                "WORLD_SIZE": str(world_size),
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": str(port),
+                "OMP_NUM_THREADS": "1",
+            }
+            log = (self.root / f"log-{self.runs}-{rank}.txt").open("w")
+            command = [sys.executable, "-m", "instructbooth_trainer.runtime.worker"]
+            processes.append(subprocess.Popen(command, env=env, text=True, stdout=log, stderr=subprocess.STDOUT))
+        return processes
+
+    def wait(self, processes: list[subprocess.Popen[str]]) -> None:
+        """Wait for a gang; its log is shown if a process failed."""
+        codes = [process.wait(timeout=300) for process in processes]
+        log = (self.root / f"log-{self.runs}-0.txt").read_text()
+        assert codes == [0] * len(codes), log[-4000:]
+
+
+def _inputs(stage: Stage) -> dict[Stage, int]:
+    return {} if stage is Stage.PERSONALIZE else {Stage.PERSONALIZE: 1}

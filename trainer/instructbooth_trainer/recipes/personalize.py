@@ -1,0 +1,174 @@
+"""Stage 1: bind the identifier to the subject.
+
+DreamBooth (arXiv 2208.12242) as InstructBooth (arXiv 2312.03011) uses it: captions name the subject as
+"<identifier> <detailed description>", and class pictures drawn by the base model keep the class what it was.
+
+Assumptions and deviations, for neither paper published its code:
+- LoRA on the U-Net (and optionally the text encoder) instead of all weights: stage 2 needs a small policy.
+- Class latents are kept as the sampler left them, not decoded and encoded again. Each rank draws and trains on its own
+  share of them, as a sharded data loader would. Their captions are the templates with the class noun alone.
+- The subject's latents are the posterior's mean, made once; so are the embeddings unless the text encoder is trained.
+- Every random number is keyed by (seed, step, rank): a resumed run repeats an unbroken one bit for bit.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from instructbooth.contract import Outcome
+from instructbooth.spec.stages import Personalization
+from instructbooth_trainer.algorithms.dreambooth import add_noise, diffusion_target, dreambooth_loss
+from instructbooth_trainer.diffusion.adapter import Adapter
+from instructbooth_trainer.diffusion.model import DiffusionModel
+from instructbooth_trainer.diffusion.noise import keyed_generator
+from instructbooth_trainer.diffusion.prompts import class_text, expand
+from instructbooth_trainer.diffusion.sampling import conditioning_for, sample, sampling_batch
+from instructbooth_trainer.recipes.training import AdapterState, SynchronizedAdamW, samples_sheet
+from instructbooth_trainer.runtime.context import RunContext
+
+MAX_GRAD_NORM = 1.0
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a rank trains on.
+
+    Attributes:
+        subject: latents of the subject's pictures, [pictures, *latent_shape].
+        captions: their captions with the identifier, one per template.
+        classes: latents of this rank's class pictures, [n, *latent_shape]; empty without prior preservation.
+        class_captions: index of each class picture's template, [n].
+        class_texts: class prompts, one per template.
+    """
+
+    subject: Tensor
+    captions: list[str]
+    classes: Tensor
+    class_captions: Tensor
+    class_texts: list[str]
+
+
+def run(run: RunContext) -> Outcome:
+    """Train the adapter on the subject's pictures and publish it."""
+    job = run.job.spec
+    spec = job.personalization
+    device = run.accelerator.device
+    model = DiffusionModel.load(
+        run.model_folder(job.model.source), dtype=job.model.dtype, device=device, resolution=job.model.resolution
+    )
+    data = prepare(run, model)
+    adapter = Adapter(model, spec.lora, text_encoder=spec.train_text_encoder, seed=spec.seed)
+    optimizer = SynchronizedAdamW(run.accelerator, adapter, spec.learning_rate, MAX_GRAD_NORM, job.model.dtype)
+    state = AdapterState(adapter, optimizer.optimizer)
+    run.start_checkpoints(spec.checkpoint_interval_steps)
+    start = run.resume(state)
+
+    texts = data.captions + data.class_texts
+    fixed = None if spec.train_text_encoder else model.encode_prompts(texts)
+    alpha_bar = model.alpha_bar()
+    per_step = (2 if len(data.classes) else 1) * spec.batch_size * run.gang.world_size
+    run.progress.start(spec.steps, "steps", done=start)
+    began = time.monotonic()
+    for step in range(start, spec.steps):
+        latents, rows, noise, timesteps = batch(spec, data, step, run.gang.rank, len(alpha_bar))
+        embeddings = model.encode_prompts(texts) if fixed is None else fixed
+        noisy = add_noise(latents, noise.to(device), alpha_bar[timesteps])
+        prediction = model.predict(noisy, timesteps.to(device), embeddings[rows])
+        target = diffusion_target(latents, noise.to(device), alpha_bar[timesteps], model.prediction_type)
+        loss = dreambooth_loss(prediction, target, spec.batch_size, spec.prior_preservation.weight)
+        optimizer.backward(loss)
+        result = optimizer.step(count=1, total_loss=float(loss))
+        state.curve.append({"loss": result.loss})
+        speed = (step + 1 - start) * per_step / (time.monotonic() - began)
+        run.progress.update(step + 1, loss=result.loss, grad_norm=result.grad_norm, images_per_second=speed)
+        run.checkpoint(step + 1, state)
+    return finish(run, model, adapter, state)
+
+
+def prepare(run: RunContext, model: DiffusionModel) -> Data:
+    """Encode the subject's pictures and draw this rank's share of the class pictures. Collective."""
+    spec, subject = run.job.spec.personalization, run.job.spec.subject
+    latents = model.encode_images(run.subject_images())
+    class_texts = [class_text(template, subject) for template in spec.caption_templates]
+    empty = latents.new_zeros(0, *model.latent_shape)
+    classes = class_latents(run, model, class_texts) if spec.prior_preservation.weight > 0 else empty
+    numbers = torch.arange(len(classes)) * run.gang.world_size + run.gang.rank
+    captions = [expand(template, subject, identifier=True) for template in spec.caption_templates]
+    return Data(latents, captions, classes, numbers % len(class_texts), class_texts if len(classes) else [])
+
+
+def class_latents(run: RunContext, model: DiffusionModel, texts: list[str]) -> Tensor:
+    """Latents of this rank's class pictures, [n, *latent_shape]: numbers rank, rank + world, ... of all of them.
+
+    Drawn by the base model (call it before an adapter is added), in batches; kept in the work folder.
+    """
+    spec, world = run.job.spec.personalization, run.gang.world_size
+    prior = spec.prior_preservation
+    numbers = list(range(run.gang.rank, max(prior.num_images, world), world))
+    key = json.dumps([prior.to_wire(), spec.seed, texts, world, run.job.spec.model.to_wire()])
+    path = run.workdir / f"class-latents-{run.gang.rank}.safetensors"
+    if path.is_file():
+        with safe_open(path, "pt") as kept:
+            if (kept.metadata() or {}).get("key") == key:
+                found: Tensor = kept.get_tensor("latents")
+                return found.to(model.device)
+    schedule = model.schedule(prior.sampling.steps, eta=0.0)
+    conditioning = conditioning_for(model, texts, prior.sampling.guidance_scale)
+    size = sampling_batch(model.resolution)
+    drawn = []
+    run.progress.start(len(numbers), "class pictures")
+    for first in range(0, len(numbers), size):
+        part = numbers[first : first + size]
+        rows = conditioning.rows(torch.tensor([n % len(texts) for n in part], device=model.device))
+        generators = [keyed_generator(spec.seed, "class", n) for n in part]
+        drawn.append(sample(model, schedule, rows, generators)[-1])
+        run.progress.update(first + len(part))
+        run.stop_if_asked()
+    latents = torch.cat(drawn)
+    save_file({"latents": latents.cpu()}, path, metadata={"key": key})
+    return latents
+
+
+def batch(
+    spec: Personalization, data: Data, step: int, rank: int, num_timesteps: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The rows of one step on one rank, a pure function of (seed, step, rank).
+
+    Returns:
+        latents [batch, *latent_shape], subject first; caption numbers into captions + class_texts, [batch]; noise like
+        latents, on the CPU; timesteps [batch]. batch is batchSize, twice that with class pictures.
+    """
+    generator = keyed_generator(spec.seed, "batch", step, rank)
+
+    def choose(count: int) -> Tensor:
+        return torch.randint(count, (spec.batch_size,), generator=generator)
+
+    latents, rows = data.subject[choose(len(data.subject))], choose(len(data.captions))
+    if len(data.classes):
+        chosen = choose(len(data.classes))
+        latents = torch.cat([latents, data.classes[chosen]])
+        rows = torch.cat([rows, len(data.captions) + data.class_captions[chosen]])
+    timesteps = torch.randint(num_timesteps, (len(latents),), generator=generator)
+    noise = torch.randn(latents.shape, generator=generator)
+    return latents, rows, noise, timesteps
+
+
+def finish(run: RunContext, model: DiffusionModel, adapter: Adapter, state: AdapterState) -> Outcome:
+    """Publish adapter, numbers and a sheet of samples. Collective."""
+    spec = run.job.spec.personalization
+    losses = [point["loss"] for point in state.curve]
+    folder = run.workdir / "output"
+    if run.gang.is_main:
+        folder.mkdir(parents=True, exist_ok=True)
+        adapter.save(folder)
+        (folder / "personalize.json").write_text(json.dumps({"loss": losses, "spec": spec.to_wire()}, indent=1))
+        samples_sheet(run, model, folder / "samples.png", spec.caption_templates)
+    tail = losses[-20:]
+    return run.publish(folder, {"loss": sum(tail) / len(tail)})
