@@ -9,7 +9,6 @@ import base64
 import json
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -40,8 +39,12 @@ def run(*command: str, stdin: str | None = None, check: bool = True, timeout: fl
 
 def connect() -> None:
     """Point kubectl, helm and the command at the cluster that `make cluster` raised (or CLUSTER chose)."""
-    env = json.loads(run(sys.executable, "tests/cluster/cluster.py", "env"))
-    os.environ.update(env)
+    kubeconfig = run("python3", "tests/cluster/cluster.py", "kubeconfig").strip()
+    if kubeconfig:
+        os.environ["KUBECONFIG"] = kubeconfig
+    cache = Path(os.environ.get("INSTRUCTBOOTH_CACHE", Path.home() / ".cache" / "instructbooth"))
+    # kubectl and helm as `make cluster` built them; with kind or a cluster of one's own, those on the PATH.
+    os.environ["PATH"] = f"{cache / 'bin'}{os.pathsep}{os.environ['PATH']}"
 
 
 def kubectl(*args: str, stdin: str | None = None, check: bool = True, timeout: float = 300) -> str:
