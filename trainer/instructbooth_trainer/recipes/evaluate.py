@@ -1,0 +1,261 @@
+"""Stage 3: base, personalized and reinforced model side by side, on held-out prompts with fixed seeds.
+
+Pictures are drawn by the stock StableDiffusionPipeline with the LoRA files of the earlier stages, as users will do it;
+metrics score the very pixels that are kept as PNG. The base model is asked for the subject's description, the others
+for "<identifier> <description>"; metrics never read the identifier.
+
+Prompts are split over the ranks; all pictures of a prompt are one rank's, so that the gang's size changes nothing.
+There are no checkpoints: the stage is short, and begins again when it is stopped.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from pydantic import JsonValue
+from torch import Tensor
+
+from instructbooth.contract import Outcome, PromptRole, Stage
+from instructbooth.spec.stages import Sampling
+from instructbooth_trainer.diffusion.model import DiffusionModel
+from instructbooth_trainer.diffusion.prompts import expand, reward_text
+from instructbooth_trainer.diffusion.sampling import sampling_batch
+from instructbooth_trainer.report.evaluation import (
+    MODELS,
+    Drawing,
+    Evaluation,
+    Picture,
+    Prompt,
+    summarize,
+    summarize_prompts,
+)
+from instructbooth_trainer.report.page import TrainingRecord, render_page
+from instructbooth_trainer.report.sheet import contact_sheet
+from instructbooth_trainer.rewards import Reward, RewardContext, load_reward, score
+from instructbooth_trainer.runtime.context import RunContext
+from instructbooth_trainer.runtime.errors import RunError, UserError
+
+BASE = MODELS[0]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A picture and its PNG file's bytes."""
+
+    picture: Picture
+    png: bytes
+
+
+def run(run: RunContext) -> Outcome:
+    """Draw, judge, report, publish."""
+    job = run.job.spec
+    spec = job.evaluation
+    templates = run.prompts(spec.prompts, PromptRole.EVALUATION)
+    adapters: dict[str, Path | None] = dict(
+        zip(MODELS, (None, run.input_folder(Stage.PERSONALIZE), run.input_folder(Stage.REINFORCE)), strict=True)
+    )
+    metrics = load_metrics(run)
+    model = DiffusionModel.load(
+        run.model_folder(job.model.source),
+        dtype=job.model.dtype,
+        device=run.accelerator.device,
+        resolution=job.model.resolution,
+    )
+    judged: list[Judged] = []
+    total = len(MODELS) * len(templates) * spec.images_per_prompt
+    run.progress.start(total, "pictures")
+    for name, folder in adapters.items():
+        with adapted(model.pipeline, folder):
+            for part in prompt_shares(len(templates), run.gang.world_size):
+                mine = part[run.gang.rank] if run.gang.rank < len(part) else None
+                found = [] if mine is None else judge_prompt(run, model, metrics, name, mine, templates[mine])
+                judged += [item for rank in run.gang.gather(found) for item in rank]
+                run.progress.update(len(judged), **headline(judged, name, spec.headline or spec.metrics[0].name))
+                run.stop_if_asked()
+    folder = run.workdir / "output"
+    if not run.gang.is_main:
+        return run.publish(folder, {})
+    evaluation = assemble(run, model, templates, list(metrics), judged)
+    write_output(folder, evaluation, judged, training_record(adapters[MODELS[2]]))
+    return run.publish(folder, evaluation.outcome_metrics())
+
+
+def load_metrics(run: RunContext) -> dict[str, Reward]:
+    """The metrics by name. Collective. Raises UserError MetricsAmbiguous, RewardUnknown, RewardInvalid."""
+    specs = run.job.spec.evaluation.metrics
+    names = [spec.name for spec in specs]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise UserError(
+            "MetricsAmbiguous",
+            f"spec.evaluation.metrics names {', '.join(sorted(twice))} more than once: results are told apart by name",
+        )
+    context = RewardContext(
+        run.model_folder, run.subject_images(), str(run.accelerator.device), run.job.spec.model.dtype
+    )
+    return {spec.name: load_reward(spec, context) for spec in specs}
+
+
+@contextmanager
+def adapted(pipeline: Any, folder: Path | None) -> Iterator[None]:
+    """The pipeline with a stage's LoRA, as users load it; without any for None."""
+    if folder is None:
+        yield
+        return
+    try:
+        pipeline.load_lora_weights(str(folder), weight_name="pytorch_lora_weights.safetensors")
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise UserError(
+            "AdapterInvalid", f"the LoRA of an earlier stage does not load into the model: {error}"
+        ) from error
+    try:
+        yield
+    finally:
+        pipeline.unload_lora_weights()
+
+
+def prompt_shares(num_prompts: int, world_size: int) -> list[range]:
+    """Prompt numbers in rounds, one per rank; every rank goes through every round, the last may be short."""
+    return [range(first, min(first + world_size, num_prompts)) for first in range(0, num_prompts, world_size)]
+
+
+def judge_prompt(
+    run: RunContext, model: DiffusionModel, metrics: Mapping[str, Reward], name: str, index: int, template: str
+) -> list[Judged]:
+    """Draw and score all pictures of one prompt by one model."""
+    job = run.job.spec
+    spec, subject = job.evaluation, job.subject
+    prompt = expand(template, subject, identifier=name != BASE)
+    first = spec.seed + index * spec.images_per_prompt
+    seeds = range(first, first + spec.images_per_prompt)
+    size = sampling_batch(model.resolution)
+    out: list[Judged] = []
+    for start in range(0, len(seeds), size):
+        batch = list(seeds[start : start + size])
+        pixels = draw(model, prompt, batch, spec.sampling)
+        kept = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
+        texts = [reward_text(template, subject)] * len(batch)
+        scores = {metric: score(metric, judge, kept, texts).tolist() for metric, judge in metrics.items()}
+        details = {metric: details_of(metric, judge, kept, texts) for metric, judge in metrics.items()}
+        for place, image in enumerate(pixels):
+            number = start + place
+            picture = Picture(
+                model=name,
+                prompt_index=index,
+                number=number,
+                file=f"pictures/{name}/{index:03d}-{number}.png",
+                prompt=prompt,
+                batch_seeds=batch,
+                batch_index=place,
+                scores={metric: values[place] for metric, values in scores.items()},
+                details={metric: rows[place] for metric, rows in details.items() if rows is not None},
+            )
+            out.append(Judged(picture, png_bytes(image)))
+    return out
+
+
+@torch.no_grad()
+def draw(model: DiffusionModel, prompt: str, seeds: Sequence[int], sampling: Sampling) -> np.ndarray[Any, Any]:
+    """Pictures uint8 [batch, height, width, 3] by the stock pipeline, one seed each; redraw.py does the same again."""
+    latents = model.pipeline(
+        prompt=[prompt] * len(seeds),
+        generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
+        num_inference_steps=sampling.steps,
+        guidance_scale=sampling.guidance_scale,
+        eta=0.0,
+        height=model.resolution,
+        width=model.resolution,
+        output_type="latent",
+    ).images
+    return to_bytes(model.decode(latents))
+
+
+def to_bytes(pixels: Tensor) -> np.ndarray[Any, Any]:
+    """[batch, 3, height, width] in [0, 1] -> uint8 [batch, height, width, 3]."""
+    out: np.ndarray[Any, Any] = (pixels.float().cpu() * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    return out
+
+
+def details_of(name: str, metric: Reward, images: Tensor, prompts: Sequence[str]) -> list[JsonValue] | None:
+    """What a metric has to say beyond its score, per picture, if it has a method `details`. Raises RunError."""
+    method = getattr(metric, "details", None)
+    if method is None:
+        return None
+    rows: list[JsonValue] = json.loads(json.dumps(method(images, prompts)))
+    if len(rows) != len(images):
+        raise RunError("RewardFailed", f"metric {name!r} gave {len(rows)} details for {len(images)} pictures")
+    return rows
+
+
+def png_bytes(image: np.ndarray[Any, Any]) -> bytes:
+    """A picture uint8 [height, width, 3] as a PNG file."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def headline(judged: Sequence[Judged], name: str, metric: str) -> dict[str, float]:
+    """The headline metric of the model that is being drawn, so far."""
+    scores = [item.picture.scores[metric] for item in judged if item.picture.model == name]
+    return {"reward": sum(scores) / len(scores)} if scores else {}
+
+
+def training_record(folder: Path | None) -> TrainingRecord:
+    """Stage 2's curve, from its output."""
+    path = None if folder is None else folder / "reinforce.json"
+    if path is None or not path.is_file():
+        return TrainingRecord([])
+    record = json.loads(path.read_text())
+    return TrainingRecord(record.get("epochs", []), record.get("stopped"))
+
+
+def assemble(
+    run: RunContext, model: DiffusionModel, templates: Sequence[str], metrics: Sequence[str], judged: Sequence[Judged]
+) -> Evaluation:
+    """Everything measured, with the summaries that follow from it."""
+    job = run.job.spec
+    spec = job.evaluation
+    pictures = [item.picture for item in judged]
+    return Evaluation(
+        job=f"{run.job.namespace}/{run.job.name}",
+        uid=run.job.uid,
+        subject=job.subject.phrase,
+        identifier=job.subject.identifier,
+        headline=spec.headline or spec.metrics[0].name,
+        metrics=list(metrics),
+        drawing=Drawing(
+            steps=spec.sampling.steps,
+            guidance_scale=spec.sampling.guidance_scale,
+            resolution=model.resolution,
+            dtype=job.model.dtype,
+            threads=torch.get_num_threads(),
+            device=str(run.accelerator.device),
+            versions={name: version(name) for name in ("torch", "diffusers", "transformers", "peft")},
+        ),
+        prompts=[Prompt(template=t, judged=reward_text(t, job.subject)) for t in templates],
+        pictures=pictures,
+        summary=summarize(pictures, metrics),
+        per_prompt=summarize_prompts(pictures, metrics, len(templates)),
+    )
+
+
+def write_output(folder: Path, evaluation: Evaluation, judged: Sequence[Judged], training: TrainingRecord) -> None:
+    """Write evaluation.json, the pictures, contact-sheet.png and report.html."""
+    pngs = {item.picture.file: item.png for item in judged}
+    for name, png in pngs.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png)
+    sheet = contact_sheet(evaluation, lambda picture: Image.open(io.BytesIO(pngs[picture.file])).convert("RGB"))
+    sheet.save(folder / "contact-sheet.png", optimize=True)
+    (folder / "evaluation.json").write_text(evaluation.model_dump_json(by_alias=True, indent=1))
+    (folder / "report.html").write_text(render_page(evaluation, sheet, training), encoding="utf-8")
