@@ -31,7 +31,7 @@ def values(text: str) -> list[Value]:
     return list(_walk(yaml.compose(text, Loader=yaml.SafeLoader), text.splitlines(), ""))
 
 
-def _walk(node: yaml.Node, lines: list[str], prefix: str) -> Iterator[Value]:
+def _walk(node: yaml.Node | None, lines: list[str], prefix: str) -> Iterator[Value]:
     if not isinstance(node, yaml.MappingNode):
         raise ValueError("values.yaml must be a mapping")
     for key, child in node.value:

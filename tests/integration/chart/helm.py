@@ -26,8 +26,10 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "namespaced": ("--set", "watchNamespaces={team-a,team-b}"),
     "monitored": ("--set", "metrics.serviceMonitor.enabled=true,metrics.podMonitor.enabled=true"),
     "fenced": ("--set", "networkPolicy.enabled=true,minio.enabled=true"),
-    "bare": ("--set", "crds.install=false,rbac.create=false,rbac.aggregate=false,dashboard.enabled=false")
-    + ("--set", "serviceAccount.create=false,serviceAccount.name=mine"),
+    "bare": (
+        *("--set", "crds.install=false,rbac.create=false,rbac.aggregate=false,dashboard.enabled=false"),
+        *("--set", "serviceAccount.create=false,serviceAccount.name=mine"),
+    ),
     "everything": (
         *("--set", "operator.podLabels.a=b,operator.podAnnotations.a=b,operator.nodeSelector.a=b,commonLabels.team=x"),
         *("--set", "operator.priorityClassName=high,imagePullSecrets[0].name=pull,minio.nodeSelector.a=b"),

@@ -1,4 +1,4 @@
-"""Everything the chart renders, the examples and the demo's manifests against Kubernetes' schemas, unknown fields refused."""
+"""What the chart renders, the examples and the demo's manifests against Kubernetes' schemas: unknown fields refused."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+
 from tests.integration.chart import schemas
 from tests.integration.chart.helm import ROOT, VARIANTS, template, tool
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import yaml
+
 from tests.integration.chart.helm import CHART, ROOT, VARIANTS, helm, one, pod_templates, render, template
 
 CRD = "instructboothjobs.instructbooth.io"
@@ -138,9 +141,8 @@ def test_minio_keeps_its_data_on_a_claim():
     ],
 )
 def test_wrong_values_are_refused_at_their_place(wrong, message):
-    with pytest.raises(ValueError, match="(?s).") as refused:
+    with pytest.raises(ValueError, match=re.escape(message)):
         template("--set", wrong)
-    assert message in str(refused.value)
 
 
 @pytest.mark.parametrize("release", ["instructbooth", "x", "a-release-name-of-fifty-characters-the-longest-allowed"])
