@@ -1,0 +1,116 @@
+"""What is known of jobs and their children: an index fed by the watches, by the full lists and by own writes.
+
+The newest version of an object wins, whoever brought it: an own write is known at once, and the watch's echo of
+something older changes nothing. (resourceVersions of one resource may be compared as numbers: KEP-5504.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from instructbooth.contract import KIND
+
+JsonObject = dict[str, Any]
+
+
+class Key(NamedTuple):
+    """Which InstructBoothJob."""
+
+    namespace: str
+    name: str
+
+
+def version(obj: JsonObject) -> int:
+    """The resourceVersion as a number."""
+    return int(obj["metadata"]["resourceVersion"])
+
+
+def job_key(obj: JsonObject) -> Key:
+    """The key of an InstructBoothJob."""
+    return Key(obj["metadata"]["namespace"], obj["metadata"]["name"])
+
+
+def owner_of(obj: JsonObject) -> tuple[Key, str] | None:
+    """Key and uid of the InstructBoothJob that controls an object; None if none does."""
+    for owner in obj["metadata"].get("ownerReferences", ()):
+        if owner.get("controller") and owner["kind"] == KIND:
+            return Key(obj["metadata"]["namespace"], owner["name"]), owner["uid"]
+    return None
+
+
+class Cache:
+    """Jobs by key, and child Jobs by the key of their job."""
+
+    def __init__(self) -> None:
+        self._jobs: dict[Key, JsonObject] = {}
+        self._children: dict[Key, dict[str, JsonObject]] = {}
+
+    def jobs(self) -> list[JsonObject]:
+        """All jobs."""
+        return list(self._jobs.values())
+
+    def job(self, key: Key) -> JsonObject | None:
+        """The job, if it exists."""
+        return self._jobs.get(key)
+
+    def children(self, key: Key, uid: str) -> list[JsonObject]:
+        """The child Jobs of the job with that uid, not those of an earlier job of the same name."""
+        return [child for child in self._children.get(key, {}).values() if owner_of(child) == (key, uid)]
+
+    def objects(self) -> Iterator[JsonObject]:
+        """Everything, for comparison with a full list."""
+        yield from self._jobs.values()
+        for children in self._children.values():
+            yield from children.values()
+
+    def put(self, obj: JsonObject) -> Key | None:
+        """Take in a job or child Job; returns the key of the job that it concerns, if it concerns one."""
+        place = self._place(obj)
+        if place is None:
+            return None
+        key, table, name = place
+        known = table.get(name)
+        if known is None or version(obj) >= version(known):
+            table[name] = _slim(obj)
+        return key
+
+    def remove(self, obj: JsonObject) -> Key | None:
+        """Forget an object that is gone; another one of the same name stays."""
+        place = self._place(obj)
+        if place is None:
+            return None
+        key, table, name = place
+        known = table.get(name)
+        if known is not None and known["metadata"]["uid"] == obj["metadata"]["uid"]:
+            del table[name]
+        if not self._children.get(key, True):
+            del self._children[key]
+        return key
+
+    def known(self, obj: JsonObject) -> JsonObject | None:
+        """What is known under the name of that object."""
+        place = self._place(obj)
+        return None if place is None else place[1].get(place[2])
+
+    def _place(self, obj: JsonObject) -> tuple[Key, dict[Any, JsonObject], Any] | None:
+        if obj["kind"] == KIND:
+            key = job_key(obj)
+            return key, self._jobs, key
+        owner = owner_of(obj)
+        if owner is None:
+            return None
+        return owner[0], self._children.setdefault(owner[0], {}), obj["metadata"]["name"]
+
+
+_META = ("name", "namespace", "uid", "resourceVersion", "generation", "labels", "ownerReferences")
+_TIMES = ("creationTimestamp", "deletionTimestamp")
+
+
+def _slim(obj: JsonObject) -> JsonObject:
+    """What is needed of an object: without managedFields, annotations and, of a child, its pod template."""
+    meta = {field: obj["metadata"][field] for field in (*_META, *_TIMES) if field in obj["metadata"]}
+    spec = obj.get("spec", {})
+    if obj["kind"] != KIND:
+        spec = {field: spec[field] for field in ("parallelism", "suspend") if field in spec}
+    return {"kind": obj["kind"], "metadata": meta, "spec": spec, "status": obj.get("status") or {}}

@@ -1,0 +1,146 @@
+"""Carry out a plan: actions in order, then the status, then events. Each request may be repeated without harm."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from instructbooth.contract import API_VERSION, KIND, Label
+from instructbooth.reconcile.actions import Action, Apply, DeleteChild, DeleteSelf, Event, SetSuspend
+from instructbooth.reconcile.names import base_name
+from instructbooth.reconcile.observed import Rejection, format_time
+from instructbooth.reconcile.patch import merge_patch
+from instructbooth.spec.status import InstructBoothJobStatus
+from instructbooth_operator.api import MANAGER, Api
+from instructbooth_operator.cache import Cache, job_key, owner_of
+from instructbooth_operator.errors import ApiError, StillThere
+from instructbooth_operator.freshness import Freshness
+from instructbooth_operator.observe import utc_now
+from instructbooth_operator.resources import EVENTS, IBJ, JOBS, resource_of
+
+JsonObject = dict[str, Any]
+
+
+class Rejected(Exception):
+    """The API server would not let a child be created: the plan must say so."""
+
+    def __init__(self, rejection: Rejection) -> None:
+        super().__init__(rejection.message)
+        self.rejection = rejection
+
+
+class Hands:
+    """The only place where the operator writes."""
+
+    def __init__(self, api: Api, cache: Cache, freshness: Freshness) -> None:
+        self._api = api
+        self._cache = cache
+        self._freshness = freshness
+
+    async def act(self, job: JsonObject, action: Action) -> None:
+        """Carry out one action. Raises ApiError, Rejected, StillThere."""
+        namespace = job["metadata"]["namespace"]
+        match action:
+            case Apply(manifest):
+                await self._apply(job, manifest)
+            case SetSuspend(name, suspend):
+                self._note(await self._api.patch(JOBS, namespace, name, {"spec": {"suspend": suspend}}))
+            case DeleteChild(name):
+                await self._delete_child(job, name)
+            case DeleteSelf():
+                meta = job["metadata"]
+                options = {"preconditions": {"uid": meta["uid"]}, "propagationPolicy": "Background"}
+                await self._api.delete(IBJ, namespace, meta["name"], options)
+
+    async def write_status(self, job: JsonObject, status: InstructBoothJobStatus) -> bool:
+        """Write what differs, unless somebody else has written since; False if nothing differs. Raises ApiError."""
+        patch = merge_patch(job.get("status", {}), status.to_wire())
+        if not patch:
+            return False
+        meta = job["metadata"]
+        body = {"metadata": {"resourceVersion": meta["resourceVersion"]}, "status": patch}
+        self._note(await self._api.patch(IBJ, meta["namespace"], meta["name"], body, subresource="status"))
+        return True
+
+    async def post(self, job: JsonObject, event: Event) -> None:
+        """Post a Kubernetes Event under a name that follows from what it says. Raises ApiError."""
+        meta, now = job["metadata"], format_time(utc_now())
+        digest = hashlib.sha256(repr((meta["uid"], event, meta["resourceVersion"])).encode()).hexdigest()[:16]
+        reference = {field: meta[field] for field in ("name", "namespace", "uid")}
+        manifest = {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {
+                "name": f"{base_name(meta['name'])}.{digest}",
+                "namespace": meta["namespace"],
+                "labels": {Label.JOB: base_name(meta["name"])},
+            },
+            "involvedObject": {"apiVersion": API_VERSION, "kind": KIND, **reference},
+            "type": event.type,
+            "reason": event.reason,
+            "message": event.message[:1024],
+            "source": {"component": MANAGER},
+            "reportingComponent": MANAGER,
+            "reportingInstance": MANAGER,
+            "firstTimestamp": now,
+            "lastTimestamp": now,
+            "count": 1,
+        }
+        try:
+            await self._api.create(EVENTS, manifest)
+        except ApiError as error:
+            if not error.conflict:  # posted before
+                raise
+
+    async def _apply(self, job: JsonObject, manifest: JsonObject) -> None:
+        """Create a child unless the job has it. What is there is never changed: an upgrade touches no running job."""
+        resource, meta = resource_of(manifest), manifest["metadata"]
+        try:
+            there = await self._api.get(resource, meta["namespace"], meta["name"])
+        except ApiError as error:
+            if not error.not_found:
+                raise
+        else:
+            self._check_owner(job, there | {"kind": manifest["kind"]})
+            return
+        try:
+            created = await self._api.apply(resource, manifest)
+        except ApiError as error:
+            if error.invalid or error.refused:
+                reason = error.reason if error.reason != "Error" else "Rejected"
+                said = Rejection(manifest["kind"], meta["name"], reason, error.message, final=error.invalid)
+                raise Rejected(said) from error
+            raise
+        if manifest["kind"] == "Job":
+            self._note(created)
+
+    def _check_owner(self, job: JsonObject, there: JsonObject) -> None:
+        owner, meta = owner_of(there), job["metadata"]
+        if owner is not None and owner[1] == meta["uid"]:
+            if there["kind"] == "Job":
+                self._note(there)
+            return
+        name = there["metadata"]["name"]
+        if owner is not None and owner[0] == job_key(job):
+            raise StillThere(f"{there['kind']} {name} of an earlier {meta['name']} is still being collected")
+        way_out = "it belongs to something else; delete it, or give the job another name"
+        raise Rejected(Rejection(there["kind"], name, "NameTaken", way_out, final=False))
+
+    async def _delete_child(self, job: JsonObject, name: str) -> None:
+        namespace = job["metadata"]["namespace"]
+        try:
+            answer = await self._api.delete(JOBS, namespace, name, {"propagationPolicy": "Foreground"})
+        except ApiError as error:
+            if not error.not_found:
+                raise
+            answer = {}
+            for child in self._cache.children(job_key(job), job["metadata"]["uid"]):
+                if child["metadata"]["name"] == name:
+                    self._cache.remove(child)
+        if answer.get("kind") == "Job":
+            self._note(answer)
+
+    def _note(self, obj: JsonObject) -> None:
+        """An own write is known at once; the watch must show it before long."""
+        self._cache.put(obj)
+        self._freshness.expect(obj)

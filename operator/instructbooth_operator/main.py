@@ -1,0 +1,131 @@
+"""`instructbooth-operator`: put the parts together and run them until a signal comes or one of them ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import sys
+
+import click
+from prometheus_client import REGISTRY
+
+from instructbooth.reconcile.pod import TrainerDefaults
+from instructbooth_operator.api import Api
+from instructbooth_operator.cache import Cache, Key
+from instructbooth_operator.carry_out import Hands
+from instructbooth_operator.freshness import Freshness
+from instructbooth_operator.lease import Lease, LeaseLost
+from instructbooth_operator.metrics import JobCollector
+from instructbooth_operator.observe import Observer
+from instructbooth_operator.progress import ProgressPuller
+from instructbooth_operator.reconciler import Reconciler
+from instructbooth_operator.resync import Resync
+from instructbooth_operator.server import application, serve
+from instructbooth_operator.settings import Settings
+from instructbooth_operator.watches import registry_for, watch
+from instructbooth_operator.workqueue import WorkQueue
+
+log = logging.getLogger("instructbooth_operator")
+
+
+async def run(settings: Settings) -> None:
+    """Run the operator. Returns after SIGTERM or SIGINT; raises what ended it otherwise."""
+    cache, queue, freshness = Cache(), WorkQueue[Key](), Freshness()
+    REGISTRY.register(JobCollector(cache))
+    async with contextlib.AsyncExitStack() as stack:
+        api = await stack.enter_async_context(Api(settings.requests_per_second, settings.requests_at_once))
+        puller = await stack.enter_async_context(
+            ProgressPuller(settings.progress_url, settings.pull_seconds, changed=queue.add)
+        )
+        resync = Resync(api=api, cache=cache, queue=queue, freshness=freshness, namespaces=settings.namespaces)
+        http = await serve(application(freshness, resync), settings.listen_port)
+        stack.push_async_callback(http.cleanup)
+        lease = Lease(api, settings.lease, settings.lease_namespace, settings.identity)
+        await lease.acquire()
+        stack.push_async_callback(lease.release)
+        await resync.prime()
+        log.info("working: %d jobs known, trainer image %s", len(cache.jobs()), settings.trainer.image)
+        reconciler = Reconciler(
+            queue=queue,
+            cache=cache,
+            observer=Observer(api, cache),
+            hands=Hands(api, cache, freshness),
+            puller=puller,
+            defaults=settings.trainer,
+        )
+        registry = registry_for(cache, queue, freshness)
+        await _until_one_ends(
+            asyncio.create_task(watch(registry, settings.namespaces), name="watches"),
+            asyncio.create_task(lease.keep(), name="lease"),
+            asyncio.create_task(resync.run(settings.resync_seconds), name="resync"),
+            asyncio.create_task(puller.run(), name="progress"),
+            *(asyncio.create_task(reconciler.work(), name=f"worker-{n}") for n in range(settings.workers)),
+        )
+
+
+async def _until_one_ends(*tasks: asyncio.Task[None]) -> None:
+    """None of the tasks may end but the watches, which end on a signal: then all end."""
+    done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in pending:
+        task.cancel()
+    await asyncio.gather(*pending, return_exceptions=True)
+    for task in done:
+        task.result()
+
+
+@click.command(context_settings={"auto_envvar_prefix": "INSTRUCTBOOTH", "show_default": True})
+@click.option("--trainer-image", required=True, help="Image of the training pods.")
+@click.option("--trainer-image-pull-policy", default="IfNotPresent", help="When the kubelet pulls it.")
+@click.option("--cluster-domain", default="cluster.local", help="DNS domain of the cluster.")
+@click.option("--watch-namespaces", default="", help="Comma-separated; empty: the whole cluster.")
+@click.option("--workers", default=16, type=click.IntRange(1, 256), help="Reconciles at a time.")
+@click.option("--listen-port", default=8080, help="Port of /metrics, /healthz and /readyz.")
+@click.option("--progress-url", default="http://{host}:9400/progress", help="Where rank 0's progress is pulled from.")
+@click.option("--pull-seconds", default=5.0, help="Seconds between two pulls of one job.")
+@click.option("--resync-seconds", default=120.0, help="Seconds between two full lists.")
+@click.option("--requests-per-second", default=200.0, help="Requests to the API server, at most.")
+@click.option("--requests-at-once", default=32, help="Requests under way at a time, at most.")
+@click.option("--lease", default="", help="Name of the Lease that one replica holds; empty: no election.")
+@click.option("--pod-namespace", envvar="POD_NAMESPACE", default="default", help="Namespace of the Lease.")
+@click.option("--pod-name", envvar="POD_NAME", default=socket.gethostname, help="Who holds the Lease.")
+@click.option("--log-level", default="info", type=click.Choice(["debug", "info", "warning", "error"]))
+def main(  # one parameter for each flag: the flags are the interface
+    trainer_image: str,
+    trainer_image_pull_policy: str,
+    cluster_domain: str,
+    watch_namespaces: str,
+    workers: int,
+    listen_port: int,
+    progress_url: str,
+    pull_seconds: float,
+    resync_seconds: float,
+    requests_per_second: float,
+    requests_at_once: int,
+    lease: str,
+    pod_namespace: str,
+    pod_name: str,
+    log_level: str,
+) -> None:
+    """Run InstructBoothJobs. Every flag can be given as INSTRUCTBOOTH_<FLAG> in the environment."""
+    logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    settings = Settings(
+        trainer=TrainerDefaults(trainer_image, trainer_image_pull_policy, cluster_domain),
+        namespaces=tuple(filter(None, (part.strip() for part in watch_namespaces.split(",")))),
+        workers=workers,
+        listen_port=listen_port,
+        progress_url=progress_url,
+        pull_seconds=pull_seconds,
+        resync_seconds=resync_seconds,
+        requests_per_second=requests_per_second,
+        requests_at_once=requests_at_once,
+        lease=lease,
+        lease_namespace=pod_namespace,
+        identity=pod_name,
+    )
+    try:
+        asyncio.run(run(settings))
+    except LeaseLost as lost:
+        log.error("%s", lost)  # the next start waits for it again
+        sys.exit(1)

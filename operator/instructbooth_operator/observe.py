@@ -1,0 +1,105 @@
+"""Look at the world as far as one job is concerned. Normally from the cache alone: no request at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from instructbooth.contract import Label
+from instructbooth.reconcile.observed import ChildJob, Evidence, Observed, Pod, Rejection, Warning
+from instructbooth.spec.status import Progress, StageState
+from instructbooth_operator.api import Api
+from instructbooth_operator.cache import Cache, Key, owner_of
+from instructbooth_operator.errors import ApiError
+from instructbooth_operator.resources import EVENTS, IBJ, JOBS, PODS
+
+JsonObject = dict[str, Any]
+MAX_WARNINGS = 20
+
+
+def utc_now() -> datetime:
+    """The time of the operator's own clock."""
+    return datetime.now(UTC)
+
+
+class Observer:
+    """Makes `Observed`, and looks closer where a plan asks for it."""
+
+    def __init__(self, api: Api, cache: Cache, now: Callable[[], datetime] = utc_now) -> None:
+        self._api = api
+        self._cache = cache
+        self._now = now
+
+    async def observe(
+        self,
+        job: JsonObject,
+        evidence: Mapping[str, Evidence],
+        progress: Mapping[str, Progress],
+        rejection: Rejection | None,
+    ) -> Observed:
+        """What is known of the job's children now. Raises ApiError."""
+        meta = job["metadata"]
+        key = Key(meta["namespace"], meta["name"])
+        await self._find_missing(key, job)
+        children = (ChildJob.from_object(child) for child in self._cache.children(key, meta["uid"]))
+        return Observed(
+            now=self._now(),
+            children=tuple(sorted(children, key=lambda child: child.name)),
+            evidence=evidence,
+            progress=progress,
+            rejection=rejection,
+        )
+
+    async def refresh(self, key: Key) -> JsonObject | None:
+        """The job as it is at this moment, straight from the API server; None if it is gone. Raises ApiError."""
+        try:
+            self._cache.put(await self._api.get(IBJ, key.namespace, key.name))
+        except ApiError as error:
+            if not error.not_found:
+                raise
+            if known := self._cache.job(key):
+                self._cache.remove(known)
+        return self._cache.job(key)
+
+    async def evidence(self, namespace: str, child: str) -> Evidence:
+        """The pods of a child, and the warnings about them where no pod says itself why it waits. Raises ApiError."""
+        pods: list[JsonObject] = []
+        async for page in self._api.list(PODS, namespace, labelSelector=f"batch.kubernetes.io/job-name={child}"):
+            pods += page["items"]
+        parsed = tuple(Pod.from_object(pod) for pod in pods)
+        silent = [pod for pod in parsed if pod.phase == "Pending" and not pod.unschedulable and not _explains(pod)]
+        names = [pod.name for pod in silent[:3]] if parsed else [child]
+        warnings = [warning for name in names for warning in await self._warnings(namespace, name)]
+        return Evidence(parsed, tuple(warnings))
+
+    async def _warnings(self, namespace: str, name: str) -> list[Warning]:
+        found: list[JsonObject] = []
+        selector = f"involvedObject.name={name},type=Warning"
+        async for page in self._api.list(EVENTS, namespace, fieldSelector=selector):
+            found += page["items"]
+        found.sort(key=lambda event: event.get("lastTimestamp") or event.get("eventTime") or "", reverse=True)
+        return [Warning(name, event.get("reason", ""), event.get("message", "")) for event in found[:MAX_WARNINGS]]
+
+    async def _find_missing(self, key: Key, job: JsonObject) -> None:
+        """Ask for the child that the status names but the cache does not know, before anyone believes it is gone."""
+        known = {child["metadata"]["name"] for child in self._cache.children(key, job["metadata"]["uid"])}
+        over = (StageState.SUCCEEDED.value, StageState.FAILED.value)
+        for stage in job.get("status", {}).get("stages", ()):
+            name = stage.get("jobName")
+            if name is None or name in known or stage["state"] in over:
+                continue
+            try:
+                child = await self._api.get(JOBS, key.namespace, name)
+            except ApiError as error:
+                if not error.not_found:
+                    raise
+            else:
+                owner = owner_of(child)
+                if owner == (key, job["metadata"]["uid"]) and Label.STAGE in child["metadata"]["labels"]:
+                    self._cache.put(child)
+
+
+def _explains(pod: Pod) -> bool:
+    """Whether the pod itself says why it waits. `ContainerCreating` says nothing: a volume may be missing."""
+    return pod.waiting_reason not in ("", "ContainerCreating", "PodInitializing")

@@ -1,0 +1,112 @@
+"""Progress is pulled from rank 0 of each running gang. A pull that fails is no error: a pod may be busy or gone.
+
+Pulling has a task of its own: a worker that waits for a pod's answer would keep other jobs waiting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import aiohttp
+from pydantic import ValidationError
+
+from instructbooth.reconcile.outcome import finite
+from instructbooth.reconcile.policies.visible import merged
+from instructbooth.spec.status import Progress
+from instructbooth_operator.cache import Key
+from instructbooth_operator.metrics import PULLS
+
+log = logging.getLogger(__name__)
+
+TIMEOUT_SECONDS = 2.0
+SLOWEST_SECONDS = 60.0
+PULLS_AT_ONCE = 32
+ANSWER_LIMIT = 64 * 1024
+
+
+@dataclass
+class _Target:
+    child: str
+    host: str
+    due: float = 0.0
+    failures: int = 0
+    latest: Progress | None = None
+
+
+class ProgressPuller:
+    """Pulls from every target in turn; calls `changed` when a person would see a difference."""
+
+    def __init__(self, url: str, seconds: float, changed: Callable[[Key], None]) -> None:
+        self._url = url
+        self._seconds = seconds
+        self._changed = changed
+        self._targets: dict[Key, _Target] = {}
+
+    async def __aenter__(self) -> Self:
+        timeout = aiohttp.ClientTimeout(total=TIMEOUT_SECONDS)
+        self._session = aiohttp.ClientSession(
+            timeout=timeout, connector=aiohttp.TCPConnector(limit=PULLS_AT_ONCE, force_close=True)
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._session.close()
+
+    def watch(self, key: Key, pull_from: tuple[str, str] | None) -> None:
+        """Pull from (child, host of rank 0) from now on; from nobody if None."""
+        if pull_from is None:
+            self._targets.pop(key, None)
+        elif key not in self._targets or self._targets[key].child != pull_from[0]:
+            self._targets[key] = _Target(*pull_from)
+
+    def latest(self, key: Key) -> dict[str, Progress]:
+        """What was said last, by child name."""
+        target = self._targets.get(key)
+        return {target.child: target.latest} if target and target.latest else {}
+
+    async def run(self) -> None:
+        """Pull for ever."""
+        loop = asyncio.get_running_loop()
+        while True:
+            due = [(key, target) for key, target in self._targets.items() if target.due <= loop.time()]
+            for start in range(0, len(due), PULLS_AT_ONCE):
+                await asyncio.gather(*(self._pull(key, target) for key, target in due[start : start + PULLS_AT_ONCE]))
+            await asyncio.sleep(min(self._seconds / 2, 1.0))
+
+    async def _pull(self, key: Key, target: _Target) -> None:
+        try:
+            said = await self._ask(target.host)
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            target.failures += 1
+            PULLS.labels("failed").inc()
+            log.debug("%s/%s: no progress from %s: %s", *key, target.host, error)
+        else:
+            target.failures = 0
+            PULLS.labels("ok").inc()
+            news = merged(target.latest, said)
+            if news is not target.latest:
+                target.latest = news
+                self._changed(key)
+        # Who does not answer is asked ever less often.
+        wait = min(self._seconds * 2 ** min(target.failures, 10), SLOWEST_SECONDS)
+        target.due = asyncio.get_running_loop().time() + (wait if target.failures else self._seconds)
+
+    async def _ask(self, host: str) -> Progress:
+        async with self._session.get(self._url.format(host=host)) as answer:
+            answer.raise_for_status()
+            text = await answer.content.read(ANSWER_LIMIT)
+        data = json.loads(text)
+        if isinstance(data, dict) and isinstance(data.get("metrics"), dict):
+            data["metrics"] = finite(data["metrics"])
+        try:
+            return Progress.model_validate(data)
+        except ValidationError as error:
+            raise ValueError(f"not a Progress: {error}") from error

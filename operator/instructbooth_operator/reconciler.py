@@ -1,0 +1,131 @@
+"""One job, one pass: look, plan, act, write, tell. And what to do when the API server says no."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from instructbooth.reconcile.actions import Plan
+from instructbooth.reconcile.observed import Evidence, Rejection
+from instructbooth.reconcile.plan import plan
+from instructbooth.reconcile.pod import TrainerDefaults
+from instructbooth.spec.status import InstructBoothJobStatus
+from instructbooth_operator.cache import Cache, JsonObject, Key, version
+from instructbooth_operator.carry_out import Hands, Rejected
+from instructbooth_operator.errors import ApiError, StillThere
+from instructbooth_operator.metrics import QUEUE, RECONCILE_SECONDS, RECONCILES, RESTARTS
+from instructbooth_operator.observe import Observer
+from instructbooth_operator.progress import ProgressPuller
+from instructbooth_operator.workqueue import WorkQueue
+
+log = logging.getLogger(__name__)
+
+FIRST_RETRY_SECONDS = 0.5
+MAX_RETRY_SECONDS = 60.0
+
+
+class Reconciler:
+    """Brings jobs one step further, one worker at a time for each."""
+
+    def __init__(
+        self,
+        *,
+        queue: WorkQueue[Key],
+        cache: Cache,
+        observer: Observer,
+        hands: Hands,
+        puller: ProgressPuller,
+        defaults: TrainerDefaults,
+    ) -> None:
+        self._queue = queue
+        self._cache = cache
+        self._observer = observer
+        self._hands = hands
+        self._puller = puller
+        self._defaults = defaults
+        self._failures: dict[Key, int] = {}
+
+    async def work(self) -> None:
+        """Work on whatever comes, for ever. Nothing that goes wrong with one job ends it."""
+        clock = asyncio.get_running_loop().time
+        while True:
+            key = await self._queue.get()
+            QUEUE.set(len(self._queue))
+            started = clock()
+            try:
+                again = await self.reconcile(key)
+            except Exception as error:  # noqa: BLE001 - logged and tried again, whatever it is
+                self._retry(key, error)
+            else:
+                self._failures.pop(key, None)
+                RECONCILES.labels("ok").inc()
+                if again is not None:
+                    self._queue.add(key, again)
+            finally:
+                RECONCILE_SECONDS.observe(clock() - started)
+                self._queue.done(key)
+
+    async def reconcile(self, key: Key) -> float | None:
+        """One pass. Returns the seconds after which to look again, None if only when something happens.
+
+        Raises ApiError, StillThere, and pydantic.ValidationError for a status of a version to come.
+        """
+        job = self._cache.job(key)
+        if job is None:
+            self._puller.watch(key, None)
+            return None
+        made = await self._plan(key, job)
+        if made.actions:
+            # Decide on what is true now, not on what a watch said some time ago.
+            fresh = await self._observer.refresh(key)
+            if fresh is None:
+                return 0.0
+            if version(fresh) != version(job):
+                job, made = fresh, await self._plan(key, fresh)
+        try:
+            for action in made.actions:
+                await self._hands.act(job, action)
+        except Rejected as refused:
+            made = await self._plan(key, job, refused.rejection)
+        if await self._hands.write_status(job, made.status):
+            self._count(job, made.status)
+            for event in made.events:
+                await self._hands.post(job, event)
+        self._puller.watch(key, made.pull_from)
+        return made.requeue_after
+
+    async def _plan(self, key: Key, job: JsonObject, rejection: Rejection | None = None) -> Plan:
+        evidence: dict[str, Evidence] = {}
+        while True:
+            observed = await self._observer.observe(job, evidence, self._puller.latest(key), rejection)
+            made = plan(job, observed, self._defaults)
+            if made.look_at is None:
+                return made
+            evidence[made.look_at] = await self._observer.evidence(key.namespace, made.look_at)
+
+    def _retry(self, key: Key, error: Exception) -> None:
+        """Log what went wrong, and try again later, ever later."""
+        failures = self._failures[key] = self._failures.get(key, 0) + 1
+        wait = min(FIRST_RETRY_SECONDS * 2 ** min(failures - 1, 10), MAX_RETRY_SECONDS)
+        result, level = "error", logging.ERROR
+        if isinstance(error, StillThere):
+            result, level = "waiting", logging.INFO
+            wait = min(wait, 2.0)
+        elif isinstance(error, ApiError):
+            result, level = ("conflict", logging.DEBUG) if error.conflict else ("api-error", logging.WARNING)
+            wait = max(wait, error.retry_after or 0.0)
+        expected = isinstance(error, ApiError | StillThere)
+        log.log(level, "%s/%s: %s; again in %.1f s", *key, error, wait, exc_info=None if expected else error)
+        RECONCILES.labels(result).inc()
+        self._queue.add(key, wait)
+
+    def _count(self, job: JsonObject, new: InstructBoothJobStatus) -> None:
+        """Count restarts from what was written, so that none is counted twice."""
+        old = InstructBoothJobStatus.model_validate(job.get("status") or {})
+        before = {stage.name: stage.restarts for stage in old.stages}
+        for stage in new.stages:
+            past = before.get(stage.name)
+            for cause in ("failures", "disruptions"):
+                more = getattr(stage.restarts, cause) - (getattr(past, cause) if past else 0)
+                if more > 0:
+                    RESTARTS.labels(stage.name.value, cause).inc(more)

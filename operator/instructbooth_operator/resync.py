@@ -1,0 +1,92 @@
+"""Full lists, now and then: they heal whatever a watch lost, and tell whether it loses anything."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from instructbooth.contract import KIND, Label
+from instructbooth_operator.api import Api
+from instructbooth_operator.cache import Cache, JsonObject, Key, version
+from instructbooth_operator.errors import ApiError
+from instructbooth_operator.freshness import Freshness
+from instructbooth_operator.metrics import LOOP_LAG, WATCH_LAG
+from instructbooth_operator.resources import IBJ, JOBS, Resource
+from instructbooth_operator.workqueue import WorkQueue
+
+log = logging.getLogger(__name__)
+
+SELECTOR = f"{Label.MANAGED_BY}={Label.MANAGER}"
+HEARTBEAT_SECONDS = 5.0
+SUSPICIOUS_SECONDS = 20.0  # a watch that is so late is compared with a full list at once
+
+
+class Resync:
+    """Lists everything and compares."""
+
+    def __init__(
+        self, *, api: Api, cache: Cache, queue: WorkQueue[Key], freshness: Freshness, namespaces: tuple[str, ...]
+    ) -> None:
+        self._api = api
+        self._cache = cache
+        self._queue = queue
+        self._freshness = freshness
+        self._namespaces: tuple[str | None, ...] = namespaces or (None,)
+        self.primed = False
+
+    async def prime(self) -> None:
+        """The first lists. No job may be looked at before its children are known. Tries until it succeeds."""
+        wait = 0.5
+        while True:
+            try:
+                await self.compare()
+            except ApiError as error:
+                log.warning("cannot list jobs yet: %s; again in %.1f s", error, wait)
+                await asyncio.sleep(wait)
+                wait = min(wait * 2, 30.0)
+            else:
+                self.primed = True
+                return
+
+    async def run(self, seconds: float) -> None:
+        """Compare for ever: every so many seconds, and at once when a watch seems dead."""
+        loop = asyncio.get_running_loop()
+        last = loop.time()
+        while True:
+            before = loop.time()
+            await asyncio.sleep(HEARTBEAT_SECONDS)
+            LOOP_LAG.set(max(0.0, loop.time() - before - HEARTBEAT_SECONDS))
+            WATCH_LAG.set(self._freshness.lag())
+            age = loop.time() - last
+            if age >= seconds or (self._freshness.lag() > SUSPICIOUS_SECONDS and age >= SUSPICIOUS_SECONDS):
+                last = loop.time()
+                try:
+                    await self.compare()
+                except ApiError as error:
+                    log.warning("cannot list jobs: %s", error)
+
+    async def compare(self) -> None:
+        """One comparison: take in what was missed, forget what is gone. Raises ApiError."""
+        before = {obj["metadata"]["uid"]: obj for obj in self._cache.objects()}
+        existing: set[str] = set()
+        for namespace in self._namespaces:
+            await self._take_in(JOBS, "Job", namespace, existing, labelSelector=SELECTOR)
+            await self._take_in(IBJ, KIND, namespace, existing)
+        for uid, obj in before.items():
+            if uid not in existing and (key := self._cache.remove(obj)):
+                self._queue.add(key)
+        alive = existing | {obj["metadata"]["uid"] for obj in self._cache.objects()}
+        self._freshness.keep_only(alive)
+
+    async def _take_in(
+        self, resource: Resource, kind: str, namespace: str | None, existing: set[str], **query: str
+    ) -> None:
+        async for page in self._api.list(resource, namespace, **query):
+            for item in page["items"]:
+                obj: JsonObject = item | {"kind": kind}
+                existing.add(obj["metadata"]["uid"])
+                self._freshness.expect(obj)
+                known = self._cache.known(obj)
+                key = self._cache.put(obj)
+                if key and (known is None or version(known) < version(obj)):
+                    self._queue.add(key)

@@ -1,0 +1,56 @@
+"""kopf, and only here: two watches that feed one queue. kopf writes nothing: no events, annotations or finalizers."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import kopf
+
+from instructbooth.contract import GROUP, PLURAL, VERSION, Label
+from instructbooth_operator.cache import Cache, Key
+from instructbooth_operator.freshness import Freshness
+from instructbooth_operator.resync import SELECTOR
+from instructbooth_operator.workqueue import WorkQueue
+
+
+def registry_for(cache: Cache, queue: WorkQueue[Key], freshness: Freshness) -> kopf.OperatorRegistry:
+    """The handlers: put what was seen into the cache, and the job that it concerns into the queue."""
+    registry = kopf.OperatorRegistry()
+
+    @kopf.on.login(registry=registry)  # type: ignore[untyped-decorator]
+    def login(**kwargs: Any) -> kopf.ConnectionInfo | None:
+        return kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
+
+    @kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)  # type: ignore[untyped-decorator]
+    @kopf.on.event("batch", "v1", "jobs", labels={Label.MANAGED_BY: Label.MANAGER}, registry=registry)  # type: ignore[untyped-decorator]
+    async def seen(event: dict[str, Any], **_: Any) -> None:
+        obj, gone = event["object"], event["type"] == "DELETED"
+        freshness.seen(obj, gone)
+        key = cache.remove(obj) if gone else cache.put(obj)
+        if key is not None:
+            queue.add(key)
+
+    return registry
+
+
+def settings() -> kopf.OperatorSettings:
+    """kopf with everything off that would write to the cluster or need more permissions."""
+    chosen = kopf.OperatorSettings()
+    chosen.posting.enabled = False
+    chosen.scanning.disabled = True
+    chosen.watching.label_selectors["batch", "v1", "jobs"] = SELECTOR
+    chosen.process.ultimate_exiting_timeout = 30
+    return chosen
+
+
+async def watch(registry: kopf.OperatorRegistry, namespaces: tuple[str, ...]) -> None:
+    """Watch until a signal comes."""
+    logging.getLogger("kopf.objects").setLevel(logging.WARNING)  # one line for every event otherwise
+    await kopf.operator(
+        registry=registry,
+        settings=settings(),
+        standalone=True,
+        clusterwide=not namespaces,
+        namespaces=list(namespaces),
+    )
