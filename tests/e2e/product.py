@@ -34,7 +34,7 @@ def install() -> None:
 
 def install_prometheus() -> None:
     """The demo's Prometheus, which scrapes operator and trainers."""
-    lab.kubectl("apply", "-f", "tests/cluster/prometheus/")
+    lab.kubectl("apply", "-k", "tests/cluster/prometheus/")
     lab.kubectl("rollout", "status", "-n", lab.MONITORING, "deployment/prometheus", "--timeout=120s")
 
 
