@@ -1,42 +1,51 @@
-"""Tells Prometheus which pods to scrape: those with a container port named `metrics`.
+"""Tells Prometheus which pods to scrape: operators and rank 0 of each gang, on their port named `metrics`.
 
-Debian builds Prometheus without its Kubernetes discovery; this gives it the same answer over `http_sd_configs`
-(https://prometheus.io/docs/prometheus/latest/http_sd/). Runs beside Prometheus with the pod's service account.
+Debian builds Prometheus without its Kubernetes discovery; this answers the same question over `http_sd_configs`
+(https://prometheus.io/docs/prometheus/latest/http_sd/). Runs beside Prometheus with the pod's service account. With any
+other Prometheus two `kubernetes_sd_configs` do (docs/dashboards.md).
 """
 
 from __future__ import annotations
 
 import json
 import ssl
+import urllib.parse
 import urllib.request
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-PODS = "https://kubernetes.default.svc.cluster.local/api/v1/pods?fieldSelector=status.phase%3DRunning&resourceVersion=0"
+PODS = "https://kubernetes.default.svc.cluster.local/api/v1/pods"
+# Scrape job -> labels of its pods. Only rank 0 serves metrics: it speaks for its gang.
+SELECTORS = {
+    "instructbooth-operator": "app.kubernetes.io/name=instructbooth,app.kubernetes.io/component=operator",
+    "instructbooth-trainer": "app.kubernetes.io/managed-by=instructbooth-operator,"
+    "batch.kubernetes.io/job-completion-index=0",
+}
 
 
-def targets(pods: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One target group for each `metrics` port of each pod; pods of nodes on paper (KWOK) answer nobody."""
+def targets(job: str, pods: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One target group for each port named `metrics` of each pod that has an address."""
     found = []
     for pod in pods:
-        address = pod.get("status", {}).get("podIP")
-        if not address or pod["spec"].get("nodeName", "").startswith("gpu-"):
-            continue
-        labels = {"namespace": pod["metadata"]["namespace"], "pod": pod["metadata"]["name"]}
+        address, meta = pod.get("status", {}).get("podIP"), pod["metadata"]
+        labels = {"job": job, "namespace": meta["namespace"], "pod": meta["name"]}
         for container in pod["spec"]["containers"]:
             for port in container.get("ports", ()):
-                if port.get("name") == "metrics":
+                if address and port.get("name") == "metrics":
                     found.append({"targets": [f"{address}:{port['containerPort']}"], "labels": labels})
     return found
 
 
-def list_pods() -> list[dict[str, Any]]:
-    """All running pods, from the API server's cache."""
+def list_pods(selector: str) -> list[dict[str, Any]]:
+    """The running pods with these labels, from the API server's cache. Raises OSError if it does not answer."""
+    query = {"labelSelector": selector, "fieldSelector": "status.phase=Running", "resourceVersion": "0"}
     token = (ACCOUNT / "token").read_text()
     context = ssl.create_default_context(cafile=str(ACCOUNT / "ca.crt"))
-    request = urllib.request.Request(PODS, headers={"Authorization": f"Bearer {token}"})
+    request = urllib.request.Request(
+        f"{PODS}?{urllib.parse.urlencode(query)}", headers={"Authorization": f"Bearer {token}"}
+    )
     with urllib.request.urlopen(request, timeout=10, context=context) as answer:
         items: list[dict[str, Any]] = json.load(answer)["items"]
         return items
@@ -48,7 +57,8 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """The targets as JSON."""
         try:
-            body, status = json.dumps(targets(list_pods())).encode(), 200
+            found = [target for job, selector in SELECTORS.items() for target in targets(job, list_pods(selector))]
+            body, status = json.dumps(found).encode(), 200
         except OSError as error:
             body, status = str(error).encode(), 503
         self.send_response(status)
@@ -57,8 +67,8 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def log_message(self, *_: object) -> None:
-        """Say nothing: a line every two seconds helps nobody."""
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing: a line every few seconds helps nobody."""
 
 
 if __name__ == "__main__":
