@@ -9,7 +9,8 @@ from prometheus_client import Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from instructbooth.spec.status import Phase
+from instructbooth.contract import STAGES
+from instructbooth.spec.status import Phase, Restarts
 from instructbooth_operator.cache import Cache
 
 API_REQUESTS = Counter(
@@ -29,6 +30,11 @@ WATCH_LAG = Gauge("instructbooth_watch_lag_seconds", "For how long a change that
 LEADER = Gauge("instructbooth_leader", "1 if this replica works, 0 if it waits for the Lease.")
 QUEUE = Gauge("instructbooth_queue_depth", "Jobs waiting for a worker.")
 PULLS = Counter("instructbooth_progress_pulls_total", "Pulls of progress from rank 0.", ["result"])
+
+# From the start at 0: `increase()` sees the first restart only if it saw the zero before it.
+for _stage in STAGES:
+    for _cause in Restarts.model_fields:
+        RESTARTS.labels(_stage.value, _cause)
 
 
 class JobCollector(Collector):
