@@ -8,6 +8,7 @@ import click
 
 from instructbooth.cli.artifacts import artifacts
 from instructbooth.cli.logs import logs
+from instructbooth.cli.run import run
 from instructbooth.cli.status import status
 from instructbooth.cli.submit import submit
 from instructbooth.cli.validate import crd, validate
@@ -19,7 +20,7 @@ def cli() -> None:
     """Teach a text-to-image model a new subject and keep it obedient, on Kubernetes or on this machine."""
 
 
-for command in (crd, validate, submit, status, logs, artifacts):
+for command in (crd, validate, submit, status, logs, artifacts, run):
     cli.add_command(command)
 
 

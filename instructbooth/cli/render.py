@@ -52,7 +52,7 @@ def render_job(title: str, status: InstructBoothJobStatus, now: datetime) -> Ren
     parts += [Text.from_markup(line) for stage in status.stages for line in _failure(stage)]
     parts += [Text.from_markup(line) for line in _conditions(status)]
     if status.evaluation:
-        parts.append(_evaluation(status.evaluation))
+        parts.append(evaluation_table(status.evaluation))
     return Group(*parts)
 
 
@@ -111,7 +111,7 @@ def _indented(message: str) -> list[str]:
     return [f"    {escape(line)}" for line in message.splitlines()]
 
 
-def _evaluation(evaluation: dict[str, dict[str, float]]) -> Table:
+def evaluation_table(evaluation: dict[str, dict[str, float]]) -> Table:
     """One row per model, one column per metric; the best number of a column is bold."""
     metrics = list(dict.fromkeys(name for values in evaluation.values() for name in values))
     best = {name: max(values[name] for values in evaluation.values() if name in values) for name in metrics}
