@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.integration.operator.bench import Bench, Operator, Rank0
+from tests.integration.operator.plane import BIN, ROOT, ControlPlane
+
+RBAC = "/apis/rbac.authorization.k8s.io/v1"
+NAMES = iter(range(1000))
+
+
+@pytest.fixture(scope="session")
+def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+    """The control plane, with the CRD and the rights that the chart gives the operator."""
+    if os.environ.get("CLUSTER") in ("kind", "current") and not (BIN / "kube-apiserver").exists():
+        pytest.skip("needs the binaries that `make cluster` builds from source")
+    plane = ControlPlane(tmp_path_factory.mktemp("plane"))
+    try:
+        plane.start()
+        crd = yaml.safe_load((ROOT / "crds/instructboothjobs.instructbooth.io.yaml").read_text())
+        plane.apply(f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{crd['metadata']['name']}", crd)
+        _grant(plane)
+        plane.wait("the CRD", lambda: "instructbooth.io" in str(plane.request("GET", "/apis")))
+        yield plane
+    finally:
+        plane.stop()
+
+
+def _grant(plane: ControlPlane) -> None:
+    """Bind the chart's ClusterRole to the user `operator`: what it lacks, the tests lack too."""
+    chart = ["template", "rel", str(ROOT / "charts/instructbooth"), "--kube-version", "1.35.4"]
+    text = subprocess.run([BIN / "helm", *chart], check=True, capture_output=True, text=True).stdout
+    role = next(obj for obj in yaml.safe_load_all(text) if obj and obj["kind"] == "ClusterRole")
+    lease = {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["get", "create", "update"]}
+    manifest = {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "ClusterRole",
+        "metadata": {"name": "operator"},
+        "rules": [*role["rules"], lease],
+    }
+    binding = {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "ClusterRoleBinding",
+        "metadata": {"name": "operator"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "operator"},
+        "subjects": [{"kind": "User", "name": "operator", "apiGroup": "rbac.authorization.k8s.io"}],
+    }
+    plane.apply(f"{RBAC}/clusterroles/operator", manifest)
+    plane.apply(f"{RBAC}/clusterrolebindings/operator", binding)
+
+
+@pytest.fixture
+def bench(plane: ControlPlane) -> Bench:
+    """A namespace of the test's own; nobody else's jobs are in it."""
+    name = f"lab-{next(NAMES)}"
+    plane.request("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
+    plane.wait("its service account", lambda: _has_account(plane, name))
+    return Bench(plane, name)
+
+
+def _has_account(plane: ControlPlane, namespace: str) -> bool:
+    accounts = plane.request("GET", f"/api/v1/namespaces/{namespace}/serviceaccounts")["items"]
+    return any(account["metadata"]["name"] == "default" for account in accounts)
+
+
+@pytest.fixture
+def rank0() -> Iterator[Rank0]:
+    served = Rank0()
+    yield served
+    served.close()
+
+
+@pytest.fixture
+def operator(bench: Bench, rank0: Rank0, request: pytest.FixtureRequest) -> Iterator[Operator]:
+    """A running operator for the namespace; what it logged is shown when the test fails."""
+    process = Operator(bench.plane, bench.namespace, rank0.url)
+    process.start()
+    yield process
+    if process.process is not None:
+        process.kill()
+    print(_tail(process.log))
+
+
+def _tail(log: Path) -> str:
+    return "\n".join(log.read_text().splitlines()[-60:])

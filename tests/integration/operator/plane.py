@@ -1,0 +1,173 @@
+"""A control plane of its own: etcd, API server, controller manager. Real, without nodes: the tests play the kubelet.
+
+Not the cluster that `make cluster` raises, because here the operator is killed, the API server is stopped, and nobody
+else's operator may help. Same binaries; up in seconds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import ssl
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[3]
+CACHE = Path(os.environ.get("INSTRUCTBOOTH_CACHE") or Path.home() / ".cache" / "instructbooth")
+BIN = CACHE / "bin"
+JsonObject = dict[str, Any]
+# Who may what: `admin` everything, `operator` what the chart grants, `controllers` as in every cluster.
+TOKENS = "admin,admin,1,system:masters\noperator,operator,2\ncontrollers,system:kube-controller-manager,3\n"
+
+
+class Refused(Exception):
+    """The API server said no."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(f"{code}: {message}")
+        self.code = code
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+class ControlPlane:
+    """Starts with `start()`, ends with `stop()`: only processes that it started itself."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.etcd_port, self.peer_port, self.port, self.manager_port = (free_port() for _ in range(4))
+        self.url = f"https://127.0.0.1:{self.port}"
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._tls = ssl.create_default_context()
+        self._tls.check_hostname = False
+        self._tls.verify_mode = ssl.CERT_NONE  # the API server makes its own certificate
+
+    def start(self) -> None:
+        """Start everything and wait until the API server is ready."""
+        (self.folder / "tokens.csv").write_text(TOKENS)
+        subprocess.run(["openssl", "genrsa", "-out", self.folder / "sa.key", "2048"], check=True, capture_output=True)
+        for user in ("admin", "operator", "controllers"):
+            self.kubeconfig(user).write_text(yaml.safe_dump(self._kubeconfig(user)))
+        client, peer = f"http://127.0.0.1:{self.etcd_port}", f"http://127.0.0.1:{self.peer_port}"
+        self._spawn(
+            "etcd",
+            f"--data-dir={self.folder}/etcd",
+            "--unsafe-no-fsync",
+            f"--listen-client-urls={client}",
+            f"--advertise-client-urls={client}",
+            f"--listen-peer-urls={peer}",
+            f"--initial-advertise-peer-urls={peer}",
+            f"--initial-cluster=default={peer}",
+            "--log-level=error",
+        )
+        self.start_api_server()
+        self._spawn(
+            "kube-controller-manager",
+            f"--kubeconfig={self.kubeconfig('controllers')}",
+            f"--secure-port={self.manager_port}",
+            "--bind-address=127.0.0.1",
+            "--leader-elect=false",
+            # As in a real cluster, each controller has the rights that RBAC gives it, and no more.
+            "--use-service-account-credentials=true",
+            f"--service-account-private-key-file={self.folder}/sa.key",
+            "--controllers=job-controller,garbage-collector-controller,namespace-controller,serviceaccount-controller",
+        )
+
+    def start_api_server(self) -> None:
+        """Start the API server and wait until it is ready."""
+        self._spawn(
+            "kube-apiserver",
+            f"--etcd-servers=http://127.0.0.1:{self.etcd_port}",
+            f"--secure-port={self.port}",
+            "--bind-address=127.0.0.1",
+            f"--cert-dir={self.folder}/certificates",
+            "--service-cluster-ip-range=10.97.0.0/24",
+            "--authorization-mode=RBAC",
+            f"--token-auth-file={self.folder}/tokens.csv",
+            "--service-account-issuer=https://kubernetes.default.svc",
+            f"--service-account-key-file={self.folder}/sa.key",
+            f"--service-account-signing-key-file={self.folder}/sa.key",
+        )
+        self.wait("the API server", self._ready, 60)
+
+    def stop(self, *names: str) -> None:
+        """Stop the named processes, or all, in the reverse order of their start."""
+        for name in names or reversed(list(self._processes)):
+            process = self._processes.pop(name)
+            process.kill()
+            process.wait()
+
+    def kubeconfig(self, user: str) -> Path:
+        """Path of a user's kubeconfig."""
+        return self.folder / f"{user}.kubeconfig"
+
+    def request(
+        self, method: str, path: str, body: JsonObject | None = None, content_type: str = "application/json"
+    ) -> JsonObject:
+        """A request as administrator. Raises Refused."""
+        request = urllib.request.Request(
+            self.url + path,
+            method=method,
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"Authorization": "Bearer admin", "Content-Type": content_type, "Accept": "application/json"},
+        )
+        try:
+            with urllib.request.urlopen(request, context=self._tls, timeout=30) as answer:
+                parsed: JsonObject = json.loads(answer.read())
+                return parsed
+        except urllib.error.HTTPError as error:
+            raise Refused(error.code, error.read().decode()) from None
+
+    def apply(self, path: str, manifest: JsonObject) -> JsonObject:
+        """Server-side apply as administrator."""
+        return self.request(
+            "PATCH", f"{path}?fieldManager=test&force=true", manifest, content_type="application/apply-patch+yaml"
+        )
+
+    @staticmethod
+    def wait(what: str, condition: Any, seconds: float = 30) -> Any:
+        """Poll until `condition()` is true; its value."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if value := condition():
+                return value
+            time.sleep(0.1)
+        raise AssertionError(f"waited {seconds:.0f} s in vain for {what}")
+
+    def _ready(self) -> bool:
+        try:
+            self.request("GET", "/apis/apps/v1")
+            self.request("GET", "/api/v1/namespaces/default")
+        except (Refused, OSError):
+            return False
+        return True
+
+    def _spawn(self, name: str, *flags: str) -> None:
+        binary = BIN / name
+        if not binary.exists():
+            raise AssertionError(f"{binary} is not there: `make cluster` builds it")
+        with (self.folder / f"{name}.log").open("ab") as log:
+            self._processes[name] = subprocess.Popen([binary, *flags], stdout=log, stderr=log, cwd=self.folder)
+
+    def _kubeconfig(self, user: str) -> JsonObject:
+        cluster = {"server": self.url, "insecure-skip-tls-verify": True}
+        return {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": "plane", "cluster": cluster}],
+            "users": [{"name": user, "user": {"token": user}}],
+            "contexts": [{"name": "plane", "context": {"cluster": "plane", "user": user}}],
+            "current-context": "plane",
+        }
