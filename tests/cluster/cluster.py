@@ -5,6 +5,7 @@
     cluster.py up [--images NAME ...]   from a bare machine, or from anywhere on the way, to two Ready nodes
     cluster.py images [NAME ...]        build what changed of our images and hand it to the nodes
     cluster.py kubeconfig               print the path of the kubeconfig and nothing else
+    cluster.py env                      print KUBECONFIG, and PATH with the cluster's binaries in front, as JSON
     cluster.py status [--leftovers]     what runs; with --leftovers, fail if anything of a cluster is on the machine
     cluster.py down                     take it down and prove that nothing is left
 
@@ -15,6 +16,7 @@ INSTRUCTBOOTH_CACHE says where binaries and images are kept.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import subprocess
@@ -22,7 +24,7 @@ import sys
 from collections.abc import Sequence
 
 from raising import elsewhere, leftovers, own, toolchain
-from raising.settings import CACHE, IMAGE_NAMES, KUBECONFIG
+from raising.settings import BIN, CACHE, IMAGE_NAMES, KUBECONFIG
 from raising.shell import ClusterError, locked, say
 
 KINDS = ("own", "kind", "current")
@@ -45,9 +47,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     verbs.add_parser("build")
-    verbs.add_parser("up").add_argument("--images", nargs="*", choices=IMAGE_NAMES, default=list(IMAGE_NAMES))
+    verbs.add_parser("up").add_argument("--images", dest="names", nargs="*", metavar="NAME", default=())
     verbs.add_parser("images").add_argument("names", nargs="*", metavar="NAME")
     verbs.add_parser("kubeconfig")
+    verbs.add_parser("env")
     verbs.add_parser("status").add_argument("--leftovers", action="store_true")
     verbs.add_parser("down")
     return parser
@@ -63,25 +66,28 @@ def _image_names(asked: Sequence[str]) -> list[str]:
 def act(options: argparse.Namespace) -> None:
     """Do what the command line asks. Raises ClusterError."""
     kind = kind_of_cluster()
+    names = _image_names(getattr(options, "names", ()))
     if options.verb == "build":
         with locked(CACHE / "cluster.lock"), toolchain.Builds() as builds:
             builds.wait()
-    elif options.verb == "kubeconfig":
-        print(KUBECONFIG if kind == "own" else elsewhere.kubeconfig(kind))
+    elif options.verb in ("kubeconfig", "env"):
+        path = KUBECONFIG if kind == "own" else elsewhere.kubeconfig(kind)
+        environment = {"KUBECONFIG": str(path), "PATH": f"{BIN}{os.pathsep}{os.environ.get('PATH', os.defpath)}"}
+        print(json.dumps(environment) if options.verb == "env" else path)
     elif options.verb == "status" and options.leftovers:
         if left := leftovers.list_leftovers():
             raise ClusterError("of a cluster there is on this machine:\n" + "\n".join(f"  {line}" for line in left))
         say("nothing of a cluster is on this machine")
     elif kind != "own":
-        elsewhere.act(kind, options.verb, _image_names(getattr(options, "names", None) or []))
+        elsewhere.act(kind, options.verb, names)
     elif options.verb == "status":
         own.status()
     else:
         with locked(CACHE / "cluster.lock"):
             if options.verb == "up":
-                own.up(_image_names(options.images))
+                own.up(names)
             elif options.verb == "images":
-                own.load(_image_names(options.names))
+                own.load(names)
             else:
                 own.down()
 

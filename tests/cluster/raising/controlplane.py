@@ -164,9 +164,8 @@ def proxy() -> Component:
     }
     path = STATE / "kube-proxy.json"
     write_atomically(path, json.dumps(configuration))
-    return Component(
-        "kube-proxy", [binary("kube-proxy"), f"--config={path}"], _answers("http://127.0.0.1:10256/healthz")
-    )
+    command: list[str | Path] = [binary("kube-proxy"), f"--config={path}"]
+    return Component("kube-proxy", command, _answers("http://127.0.0.1:10256/healthz"), config=path)
 
 
 def coredns() -> Component:
@@ -187,7 +186,8 @@ def coredns() -> Component:
 }}
 """,
     )
-    return Component("coredns", [binary("coredns"), "-conf", path], _answers("http://127.0.0.1:8191/ready"))
+    command: list[str | Path] = [binary("coredns"), "-conf", path]
+    return Component("coredns", command, _answers("http://127.0.0.1:8191/ready"), config=path)
 
 
 def kwok() -> Component:
@@ -208,7 +208,5 @@ def kwok() -> Component:
 
 def registry(script: Path, layout: Path) -> Component:
     """The read-only image registry from which the nodes pull."""
-    from raising.settings import REGISTRY_PORT
-
-    command = [sys.executable, "-u", script, str(layout), GATEWAY, str(REGISTRY_PORT)]
+    command: list[str | Path] = [sys.executable, "-u", script, str(layout), GATEWAY, str(REGISTRY_PORT)]
     return Component("registry", command, _listens(GATEWAY, REGISTRY_PORT))

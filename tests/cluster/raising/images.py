@@ -1,15 +1,166 @@
-"""stub"""
+"""Our images: built when what they are made of changed, kept in an OCI layout, pulled by the nodes layer by layer."""
+
 from __future__ import annotations
-from collections.abc import Sequence
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
 from raising.layout import Layout
-from raising.settings import CACHE, NODES, image_tag
 from raising.nodes import criclient
+from raising.settings import CACHE, CLUSTER_DIR, IMAGE_NAMES, LOGS, PROJECT_DIR, STATE, Node, image_tag
+from raising.shell import run, say, step, write_atomically
 from raising.toolchain import binary
+
 LAYOUT = Layout(CACHE / "registry")
+#: Images of one binary that the Go builds make; the others come from Dockerfiles.
 FROM_BINARIES = ("pause", "minio")
+_BASE = "docker.io/library/debian:bookworm-slim"
+_MIRROR = "http://deb.debian.org/debian"
+#: What each of the Dockerfile's targets copies; keep in step with the Dockerfile.
+_SOURCES = {
+    "operator": ("instructbooth", "operator"),
+    "trainer": ("instructbooth", "trainer", "miniature"),
+}
+_AUTHORITIES = Path("/etc/ssl/certs/ca-certificates.crt")
+_AUTHORITIES_IN_BUILD = "/run/build-authorities.crt"
+
+
+def _files(name: str) -> Iterator[Path]:
+    if name == "prometheus":
+        yield CLUSTER_DIR / "images" / name / "Dockerfile"
+        return
+    shared = ("Dockerfile", ".dockerignore", "pyproject.toml", "README.md", "LICENSE", "requirements/build.txt")
+    yield from (PROJECT_DIR / path for path in (*shared, f"requirements/{name}.txt"))
+    for folder in _SOURCES[name]:
+        for directory, folders, files in os.walk(PROJECT_DIR / folder):
+            folders[:] = sorted(set(folders) - {"__pycache__", "weights"})
+            yield from (Path(directory) / file for file in sorted(files) if not file.endswith(".pyc"))
+
+
+def content_hash(name: str) -> str:
+    """A name for everything that an image is made of."""
+    if name in FROM_BINARIES:
+        return hashlib.sha256(str(binary(name).resolve()).encode()).hexdigest()
+    digest = hashlib.sha256()
+    for path in _files(name):
+        digest.update(path.relative_to(PROJECT_DIR).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def _stamp(name: str) -> Path:
+    return CACHE / "image-stamps" / name
+
+
+def _is_current(name: str) -> bool:
+    stamp = _stamp(name)
+    return stamp.exists() and stamp.read_text() == content_hash(name) and LAYOUT.manifest_digest(name) is not None
+
+
+def _buildah(*words: str | Path, log: str | None = None) -> str:
+    storage: list[str | Path] = [
+        "--root",
+        CACHE / "buildah",
+        "--runroot",
+        STATE / "buildah",
+        "--storage-driver",
+        "overlay",
+    ]
+    # Its temporary files are as large as a layer: they belong on the disk, not on a /tmp in memory.
+    (CACHE / "tmp").mkdir(parents=True, exist_ok=True)
+    env = {**os.environ, "TMPDIR": str(CACHE / "tmp")}
+    return run(["buildah", *storage, *words], env=env, log=LOGS / log if log else None)
+
+
+def _ensure_base() -> None:
+    """Make debian:bookworm-slim from Debian's packages, since no image registry can be counted on."""
+    if _BASE in _buildah("images", "--format", "{{.Name}}:{{.Tag}}").split():
+        return
+    with step("base image from Debian's packages"), tempfile.TemporaryDirectory(dir=CACHE / "tmp") as directory:
+        root = Path(directory) / "root"
+        command: list[str | Path] = ["debootstrap", "--variant=minbase", "bookworm", root, _MIRROR]
+        run(command, log=LOGS / "debootstrap.log")
+        for useless in ("usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info", "var/lib/apt/lists"):
+            shutil.rmtree(root / useless)
+            (root / useless).mkdir()
+        for cached in (root / "var/cache/apt").rglob("*.*"):
+            cached.unlink()
+        (root / "etc/apt/sources.list").write_text(
+            f"deb {_MIRROR} bookworm main\ndeb {_MIRROR} bookworm-updates main\n"
+            "deb http://deb.debian.org/debian-security bookworm-security main\n"
+        )
+        container = _buildah("from", "scratch").strip()
+        _buildah("add", container, root, "/")
+        _buildah("config", "--cmd", "bash", container)
+        _buildah("commit", "--rm", container, _BASE)
+
+
+def _build_from_dockerfile(name: str) -> None:
+    ours = name in _SOURCES
+    words: list[str | Path] = ["--layers", "--isolation", "chroot", "--network", "host", "--pull-never", "--tag", name]
+    if _AUTHORITIES.exists():
+        words += ["--volume", f"{_AUTHORITIES}:{_AUTHORITIES_IN_BUILD}:ro"]
+        for variable in ("PIP_CERT", "SSL_CERT_FILE"):
+            words += ["--build-arg", f"{variable}={_AUTHORITIES_IN_BUILD}"]
+    words += ["--target", name, PROJECT_DIR] if ours else [CLUSTER_DIR / "images" / name]
+    _buildah("bud", *words, log=f"image-{name}.log")
+    # Not compressed: the layers go from this disk to this disk, and gzip would take minutes for nothing.
+    _buildah("push", "--disable-compression", name, f"oci:{LAYOUT.directory}:{name}", log=f"image-{name}-push.log")
+
+
 def build(names: Sequence[str]) -> None:
-    if "pause" in names:
-        LAYOUT.add_single_binary("pause", binary("pause").resolve(), "65532")
-def load(names: Sequence[str]) -> None:
-    for n in NODES:
-        print(criclient(n, "pull", image_tag("pause")))
+    """Build those of the named images whose content changed. A kill at any point is made good by the next call."""
+    stale = [name for name in names if not _is_current(name)]
+    if not stale:
+        return
+    LAYOUT.directory.mkdir(parents=True, exist_ok=True)
+    if set(stale) - set(FROM_BINARIES):
+        _buildah("rm", "--all")  # what a killed build left; the storage is ours alone
+        _ensure_base()
+    for name in stale:
+        wanted = content_hash(name)
+        with step(f"image {name}"):
+            if name in FROM_BINARIES:
+                LAYOUT.add_single_binary(name, binary(name).resolve(), "65532:65532")
+            else:
+                _build_from_dockerfile(name)
+        write_atomically(_stamp(name), wanted)
+    if freed := LAYOUT.forget_unreferenced():
+        say(f"  {freed / 1e6:.0f} MB of old layers deleted")
+
+
+def _held(node: Node) -> dict[str, str]:
+    """The image id behind each tag on a node."""
+    lines = [line.split() for line in criclient(node, "images").splitlines()]
+    return {tag: words[0] for words in lines for tag in words[1:]}
+
+
+def _load_on(node: Node, names: Sequence[str]) -> None:
+    held = _held(node)
+    missing = [name for name in names if held.get(image_tag(name)) != LAYOUT.image_id(name)]
+    if not missing:
+        return
+    with step(f"{node.name} pulls {', '.join(missing)}"):
+        criclient(node, "pull", *(image_tag(name) for name in missing))
+        criclient(node, "prune", *(image_tag(name) for name in IMAGE_NAMES))
+
+
+def load(names: Sequence[str], nodes: Sequence[Node]) -> None:
+    """Let these nodes pull what it lacks of the named images: only layers it has never seen travel."""
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda node: _load_on(node, names), nodes))
+
+
+def describe() -> str:
+    """The sizes of the images, for people."""
+    rows = []
+    for name in IMAGE_NAMES:
+        if digest := LAYOUT.manifest_digest(name):
+            layers = json.loads(LAYOUT.blob(digest).read_text())["layers"]
+            rows.append(f"{image_tag(name)}  {sum(layer['size'] for layer in layers) / 1e6:.0f} MB")
+    return "\n".join(rows)

@@ -9,11 +9,9 @@ from raising.processes import Component
 from raising.settings import (
     BRIDGE,
     CGROUP,
-    DNS_SERVICE_IP,
     GATEWAY,
     PKI,
     POD_CIDR,
-    PREFIX_LENGTH,
     REGISTRY_URL,
     STATE,
     Node,
@@ -87,7 +85,9 @@ def _kubelet_config(node: Node) -> str:
         "healthzBindAddress": node.address,
         "authentication": {"x509": {"clientCAFile": f"{PKI}/ca.crt"}, "webhook": {"enabled": True}},
         "authorization": {"mode": "Webhook"},
-        "clusterDNS": [DNS_SERVICE_IP],
+        # Not the Service: two look-ups at once from one socket may lose a packet in address translation, and a pod
+        # then waits five seconds.
+        "clusterDNS": [GATEWAY],
         "clusterDomain": "cluster.local",
         "resolvConf": str(_resolv_conf()),
         "containerRuntimeEndpoint": f"unix://{node.socket}",
@@ -143,6 +143,7 @@ def containerd(node: Node) -> Component:
         ["containerd", "--config", config, "--log-level", "warn"],
         lambda: _runtime_answers(node),
         env={"TMPDIR": str(node.directory)},
+        config=config,
     )
 
 
@@ -177,6 +178,7 @@ def kubelet(node: Node) -> Component:
         ],
         lambda: _is_ready(node),
         seconds=120,
+        config=config,
     )
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
-from raising import addons, cgroups, controlplane, images, leftovers, network, nodes, pki, system, toolchain
+from raising import addons, cgroups, controlplane, images, leftovers, network, nodes, pki, seeding, system, toolchain
 from raising.processes import bring_up, running_pid
 from raising.settings import KUBECONFIG, NODES, PIDS, REGISTRY_SCRIPT
 from raising.shell import ClusterError, say
@@ -18,22 +17,25 @@ def up(names: Sequence[str]) -> None:
         system.install_packages()
         # Packages come over the network while the compiler works.
         images.build([name for name in names if name not in images.FROM_BINARIES])
-        builds.wait("kubernetes", "etcd", "coredns", "kwok")
-        images.build([name for name in names if name == "pause"])
-        _start()
-        builds.wait("minio")
-        images.build([name for name in names if name == "minio"])
-        images.load(names)
+        builds.wait("kubernetes", "etcd", "coredns", "kwok", "minio")
+        images.build(names)
+        _start(names)
     say(f"the cluster is up; export KUBECONFIG={KUBECONFIG}")
 
 
-def _start() -> None:
+def _start(names: Sequence[str]) -> None:
     cgroups.prepare()
     network.prepare()
     pki.make()
     bring_up(controlplane.etcd(), controlplane.registry(REGISTRY_SCRIPT, images.LAYOUT.directory))
-    bring_up(controlplane.apiserver(), *(nodes.containerd(node) for node in NODES))
+    bring_up(controlplane.apiserver(), nodes.containerd(NODES[0]))
     addons.apply()
+    for node in NODES[1:]:
+        if seeding.is_wanted(node):
+            images.load(names, [NODES[0]])
+            seeding.seed(node)
+    bring_up(*(nodes.containerd(node) for node in NODES))
+    images.load(names, NODES)
     bring_up(
         controlplane.controller_manager(),
         controlplane.scheduler(),
@@ -53,14 +55,14 @@ def load(names: Sequence[str]) -> None:
     if running_pid(PIDS / "kube-apiserver") is None:
         say("no cluster is up; the nodes fetch the images when one is")
         return
-    images.load(names)
+    images.load(names, NODES)
 
 
 def status() -> None:
     """Print the state of each process and node. Raises ClusterError when one is not as it should be."""
     down = []
     for path in sorted(PIDS.iterdir()) if PIDS.is_dir() else []:
-        if path.name.startswith("."):
+        if path.suffix == ".tmp":
             continue
         pid = running_pid(path)
         print(f"{path.name:26} {f'pid {pid}' if pid else 'DOWN'}")
@@ -77,9 +79,3 @@ def down() -> None:
     """Take the cluster down and prove that nothing is left."""
     system.require_root()
     leftovers.down()
-
-
-def pull_everywhere(tags: Sequence[str]) -> None:
-    """Let both nodes pull these references at the same time."""
-    with ThreadPoolExecutor() as pool:
-        list(pool.map(lambda node: nodes.criclient(node, "pull", *tags), NODES))

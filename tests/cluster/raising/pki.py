@@ -39,9 +39,9 @@ def _sign(directory: Path, name: str, subject: str, extensions: str) -> None:
     request = run(["openssl", "req", "-new", "-key", directory / f"{name}.key", "-subj", subject])
     extension_file = directory / f"{name}.ext"
     extension_file.write_text(extensions)
-    authority = ["-CA", directory / "ca.crt", "-CAkey", directory / "ca.key", "-CAcreateserial"]
-    command = ["openssl", "x509", "-req", "-days", _DAYS, *authority, "-extfile", extension_file]
-    run([*command, "-out", directory / f"{name}.crt"], stdin=request)
+    authority = ["-CA", f"{directory}/ca.crt", "-CAkey", f"{directory}/ca.key", "-CAcreateserial"]
+    output = ["-extfile", str(extension_file), "-out", f"{directory}/{name}.crt"]
+    run(["openssl", "x509", "-req", "-days", _DAYS, *authority, *output], stdin=request)
     extension_file.unlink()
 
 
@@ -84,8 +84,8 @@ def make() -> None:
             shutil.rmtree(directory, ignore_errors=True)
             directory.mkdir(parents=True, mode=0o700)
             _key(directory / "ca.key")
-            subject = ["-subj", "/CN=instructbooth-ca", "-days", _DAYS]
-            run(["openssl", "req", "-x509", "-new", "-key", directory / "ca.key", *subject, "-out", directory / "ca.crt"])
+            authority = ["-subj", "/CN=instructbooth-ca", "-days", _DAYS, "-out", f"{directory}/ca.crt"]
+            run(["openssl", "req", "-x509", "-new", "-key", directory / "ca.key", *authority])
             _key(directory / "service-account.key")
             _sign(
                 directory,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from raising import cgroups
 from raising.settings import LOGS, PIDS
-from raising.shell import ClusterError, step, tail
+from raising.shell import ClusterError, step, tail, write_atomically
 
 
 def start_time(pid: int) -> str | None:
@@ -32,13 +33,14 @@ def start_time(pid: int) -> str | None:
 
 @dataclass(frozen=True)
 class Component:
-    """A process of the cluster. `ready` may raise OSError for "not yet"."""
+    """A process of the cluster. `ready` may raise OSError for "not yet"; `config` is a file it reads at its start."""
 
     name: str
     command: Sequence[str | Path]
     ready: Callable[[], bool]
     seconds: float = 60.0
     env: dict[str, str] = field(default_factory=dict)
+    config: Path | None = None
 
     @property
     def log(self) -> Path:
@@ -47,18 +49,25 @@ class Component:
 
     @property
     def pid_file(self) -> Path:
-        """Holds the pid, its start time and the command it was started with."""
+        """Holds the pid, its start time and what it was started with."""
         return PIDS / self.name
+
+    def fingerprint(self) -> str:
+        """A name for the command, the binary and the configuration: when it changes, the process is started anew."""
+        parts = [*(str(word) for word in self.command), str(Path(self.command[0]).resolve())]
+        if self.config is not None:
+            parts.append(self.config.read_text())
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
     def pid(self) -> int | None:
         """The pid of the running process, None when it does not run."""
         return running_pid(self.pid_file)
 
     def start(self) -> None:
-        """Start it unless it runs already with this very command."""
-        command = [str(word) for word in self.command]
+        """Start it unless it runs already just as described here."""
+        fingerprint = self.fingerprint()
         if self.pid() is not None:
-            if self.pid_file.read_text().split("\n")[1:] == command:
+            if self.pid_file.read_text().split("\n")[1:] == [fingerprint]:
                 return
             stop(self.pid_file)
         PIDS.mkdir(parents=True, exist_ok=True)
@@ -68,14 +77,11 @@ class Component:
             # Runs in the child before exec: were the record written by us, a kill between start and record
             # would leave a process that nobody knows.
             cgroups.join_host_leaf()
-            content = "\n".join([f"{os.getpid()} {start_time(os.getpid())}", *command])
-            temporary = self.pid_file.with_name(f".{self.name}")
-            temporary.write_text(content)
-            temporary.replace(self.pid_file)
+            write_atomically(self.pid_file, f"{os.getpid()} {start_time(os.getpid())}\n{fingerprint}")
 
         with self.log.open("ab") as sink:
             subprocess.Popen(
-                command,
+                [str(word) for word in self.command],
                 stdin=subprocess.DEVNULL,
                 stdout=sink,
                 stderr=sink,
