@@ -38,15 +38,17 @@ class Lease:
         self._identity = identity
         self._seen: dict[str, Any] = {}
         self._seen_at = 0.0
+        self.waiting = False
 
     async def acquire(self) -> None:
         """Return when this replica leads."""
-        waiting = False
         while self._name and not await self._try():
-            if not waiting:
+            if not self.waiting:
                 log.info("waiting for the Lease %s, held by %s", self._name, self._seen.get("holderIdentity"))
-            waiting = True
+            # Without an answer from the API server nobody is known to hold it: that is no standing by.
+            self.waiting = bool(self._seen)
             await asyncio.sleep(RETRY_SECONDS)
+        self.waiting = False
         LEADER.set(1)
 
     async def keep(self) -> None:

@@ -6,12 +6,13 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
 
 from instructbooth_operator.freshness import Freshness
+from instructbooth_operator.lease import Lease
 from instructbooth_operator.resync import Resync
 
 DEAD_AFTER_SECONDS = 60.0
 
 
-def application(freshness: Freshness, resync: Resync) -> web.Application:
+def application(freshness: Freshness, resync: Resync, lease: Lease) -> web.Application:
     """The HTTP application. A blocked event loop answers nothing, which is the right answer too."""
 
     async def healthz(_: web.Request) -> web.Response:
@@ -21,8 +22,11 @@ def application(freshness: Freshness, resync: Resync) -> web.Application:
         return web.Response(text=f"ok, the watch is {lag:.1f} s late\n")
 
     async def readyz(_: web.Request) -> web.Response:
+        # A replica that waits for the Lease is what it should be: a rollout that waits for it must not hang.
+        if lease.waiting:
+            return web.Response(text="ok, standing by\n")
         if not resync.primed:
-            return web.Response(status=503, text="not ready: waiting for the API server, the CRD or the Lease\n")
+            return web.Response(status=503, text="not ready: waiting for the API server or the CRD\n")
         return web.Response(text="ok\n")
 
     async def metrics(_: web.Request) -> web.Response:

@@ -4,11 +4,13 @@ than a pull costs anybody, and rank 0 has something new to say at every step.
 
 from __future__ import annotations
 
+import math
+
 from instructbooth.contract import Stage
 from instructbooth.spec.job import InstructBoothJobSpec
 from instructbooth.spec.status import InstructBoothJobStatus, Progress, StageState, StageStatus
 
-# (up to so many seconds left, shown to the nearest): the longer it takes, the less a second says.
+# (up to so many seconds left, rounded up to a multiple of): the longer it takes, the less a second says.
 _ETA_STEPS = ((600, 10), (7200, 60), (86400, 600))
 _COARSEST_ETA = 3600
 REWARD = "reward"
@@ -37,7 +39,7 @@ def summary(progress: Progress) -> str | None:
     if progress.eta_seconds is None or done == 100:
         return f"{done}%"
     step = next((step for bound, step in _ETA_STEPS if progress.eta_seconds <= bound), _COARSEST_ETA)
-    return f"{done}% {duration(round(progress.eta_seconds / step) * step)}"
+    return f"{done}% {duration(math.ceil(progress.eta_seconds / step) * step)}"
 
 
 def number(value: float) -> str:

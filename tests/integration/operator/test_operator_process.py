@@ -159,7 +159,7 @@ def test_suspend_keeps_the_child_and_resume_goes_on_with_it(bench: Bench, operat
     reach_reinforce(bench)
     before = bench.children()[R1]["metadata"]["uid"]
     bench.edit({"spec": {"runPolicy": {"suspend": True}}})
-    bench.wait_pods(R1, 0)
+    bench.plane.wait("the pods to go", lambda: not bench.pods(R1))
     bench.plane.wait("Suspended", lambda: bench.status().phase is Phase.SUSPENDED)
     status = bench.status()
     assert status.active_since is None
@@ -243,10 +243,10 @@ def test_a_second_replica_takes_over(bench: Bench, rank0: Rank0) -> None:
     try:
         first.start()
         second.start(wait=False)
-        bench.plane.wait("the standby", lambda: second.answer("/healthz")[0] == 200)
+        bench.plane.wait("the standby", lambda: "standing by" in second.answer("/readyz")[1])
         bench.submit()
         bench.run(P1, 1)
-        assert second.answer("/readyz")[0] == 503
+        assert second.metric("instructbooth_leader") == 0
         first.kill()
         bench.end(P1, 0, success(Stage.PERSONALIZE))
         bench.wait_pods(R1, 2, seconds=25)

@@ -1,0 +1,112 @@
+"""The Lease: one leader, by the waiter's own clock."""
+
+from __future__ import annotations
+
+import asyncio
+from copy import deepcopy
+from typing import Any
+
+import pytest
+
+from instructbooth_operator import lease as module
+from instructbooth_operator.errors import ApiError
+from instructbooth_operator.lease import Lease, LeaseLost
+
+
+class Store:
+    """An API server that knows one Lease."""
+
+    def __init__(self) -> None:
+        self.lease: dict[str, Any] | None = None
+        self.down = False
+
+    async def get(self, *_: object) -> dict[str, Any]:
+        self._check()
+        if self.lease is None:
+            raise ApiError(404, "NotFound", "no such Lease")
+        return deepcopy(self.lease)
+
+    async def create(self, _: object, manifest: dict[str, Any]) -> dict[str, Any]:
+        self._check()
+        if self.lease is not None:
+            raise ApiError(409, "AlreadyExists", "taken")
+        self.lease = deepcopy(manifest) | {"version": 1}
+        return deepcopy(self.lease)
+
+    async def replace(self, _: object, manifest: dict[str, Any]) -> dict[str, Any]:
+        self._check()
+        assert self.lease is not None
+        if manifest["version"] != self.lease["version"]:
+            raise ApiError(409, "Conflict", "somebody was first")
+        self.lease = deepcopy(manifest) | {"version": manifest["version"] + 1}
+        return deepcopy(self.lease)
+
+    def _check(self) -> None:
+        if self.down:
+            raise ApiError(0, "Unreachable", "connection refused")
+
+
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch) -> Store:
+    monkeypatch.setattr(module, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(module, "RENEW_BEFORE_SECONDS", 0.05)
+        return Store()
+
+
+def replica(store: Store, name: str) -> Lease:
+    return Lease(store, "lease", "system", name)  # type: ignore[arg-type]
+
+
+async def tries(lease: Lease, seconds: float) -> bool:
+    """Whether it leads within so many seconds."""
+    try:
+        await asyncio.wait_for(lease.acquire(), seconds)
+    except TimeoutError:
+        return False
+    return True
+
+
+def test_one_leads_and_the_other_waits_until_it_is_not_renewed(store: Store) -> None:
+    async def scenario() -> None:
+        first, second = replica(store, "first"), replica(store, "second")
+        await first.acquire()
+        keeping = asyncio.create_task(first.keep())
+        assert not await tries(second, 0.3)
+        assert second.waiting
+        keeping.cancel()
+        second._seen_at -= module.DURATION_SECONDS + 1  # so long it has seen no change
+        assert await tries(second, 5)
+        assert not second.waiting
+        assert store.lease is not None
+        assert store.lease["spec"]["leaseTransitions"] == 1
+
+    asyncio.run(scenario())
+
+
+def test_released_it_is_taken_at_once(store: Store) -> None:
+    async def scenario() -> None:
+        first, second = replica(store, "first"), replica(store, "second")
+        await first.acquire()
+        await first.release()
+        assert await second._try()
+        await first.release()  # not its own any more
+        assert store.lease is not None
+        assert store.lease["spec"]["holderIdentity"] == "second"
+
+    asyncio.run(scenario())
+
+
+def test_who_cannot_renew_stops(store: Store) -> None:
+    async def scenario() -> None:
+        first = replica(store, "first")
+        await first.acquire()
+        store.down = True
+        with pytest.raises(LeaseLost):
+            await asyncio.wait_for(first.keep(), 5)
+
+    asyncio.run(scenario())
+
+
+def test_without_a_name_there_is_no_election(store: Store) -> None:
+    store.down = True
+    asyncio.run(Lease(store, "", "system", "only").acquire())  # type: ignore[arg-type]

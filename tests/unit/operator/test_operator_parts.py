@@ -1,0 +1,161 @@
+"""Queue, cache, freshness, rate: what the operator is made of, without a cluster."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from instructbooth.contract import API_VERSION, KIND
+from instructbooth_operator.api import RateLimit
+from instructbooth_operator.cache import Cache, Key
+from instructbooth_operator.freshness import Freshness
+from instructbooth_operator.workqueue import WorkQueue
+
+KEY = Key("lab", "mascot")
+
+
+def ibj(number: int, uid: str = "u1", **status: Any) -> dict[str, Any]:
+    meta = {"namespace": "lab", "name": "mascot", "uid": uid, "resourceVersion": str(number), "managedFields": [1]}
+    return {"kind": KIND, "metadata": meta, "spec": {"model": {}}, "status": status}
+
+
+def child(number: int, owner_uid: str = "u1", name: str = "mascot-personalize-1", uid: str = "c1") -> dict[str, Any]:
+    owner = {"apiVersion": API_VERSION, "kind": KIND, "name": "mascot", "uid": owner_uid, "controller": True}
+    meta = {"namespace": "lab", "name": name, "uid": uid, "resourceVersion": str(number), "ownerReferences": [owner]}
+    return {"kind": "Job", "metadata": meta, "spec": {"parallelism": 1, "template": {}}, "status": {"active": number}}
+
+
+def test_a_key_is_in_the_queue_once() -> None:
+    async def scenario() -> None:
+        queue = WorkQueue[str]()
+        for key in ("a", "b", "a", "a"):
+            queue.add(key)
+        assert [await queue.get(), await queue.get()] == ["a", "b"]
+        assert len(queue) == 0
+
+    asyncio.run(scenario())
+
+
+def test_a_key_has_one_worker_at_a_time_and_nothing_is_lost() -> None:
+    async def scenario() -> None:
+        queue = WorkQueue[str]()
+        queue.add("a")
+        await queue.get()
+        queue.add("a")  # while it is worked on
+        queue.add("a")
+        assert len(queue) == 0
+        queue.done("a")
+        assert len(queue) == 1
+        await queue.get()
+        queue.done("a")
+        assert len(queue) == 0
+
+    asyncio.run(scenario())
+
+
+def test_of_several_delays_the_earliest_counts() -> None:
+    async def scenario() -> None:
+        queue = WorkQueue[str]()
+        queue.add("a", after=60)
+        queue.add("a", after=0.01)
+        queue.add("a", after=60)
+        assert await asyncio.wait_for(queue.get(), 5) == "a"
+        queue.done("a")
+        assert not queue._timers
+
+    asyncio.run(scenario())
+
+
+def test_work_on_a_key_cancels_its_timer() -> None:
+    async def scenario() -> None:
+        queue = WorkQueue[str]()
+        queue.add("a", after=60)
+        queue.add("a")
+        await queue.get()
+        queue.done("a")
+        assert not queue._timers
+
+    asyncio.run(scenario())
+
+
+def test_the_newest_version_wins_whoever_brings_it() -> None:
+    cache = Cache()
+    assert cache.put(ibj(10, phase="Reinforcing")) == KEY
+    cache.put(ibj(9, phase="Pending"))  # the watch's late echo
+    known = cache.job(KEY)
+    assert known is not None
+    assert known["status"]["phase"] == "Reinforcing"
+    assert "managedFields" not in known["metadata"]
+
+
+def test_children_belong_to_one_life_of_a_job() -> None:
+    cache = Cache()
+    assert cache.put(child(1)) == KEY
+    cache.put(child(2, owner_uid="u0", name="mascot-evaluate-1", uid="c0"))
+    assert [obj["metadata"]["name"] for obj in cache.children(KEY, "u1")] == ["mascot-personalize-1"]
+    assert cache.put({"kind": "Job", "metadata": {"namespace": "lab", "name": "x"}}) is None
+
+
+def test_only_the_object_that_went_is_forgotten() -> None:
+    cache = Cache()
+    cache.put(ibj(10, uid="new"))
+    cache.remove(ibj(9, uid="old"))
+    assert cache.job(KEY) is not None
+    cache.remove(ibj(11, uid="new"))
+    assert cache.job(KEY) is None
+
+
+def test_a_cache_that_forgot_everything_is_empty() -> None:
+    cache = Cache()
+    cache.put(child(1))
+    cache.remove(child(2))
+    assert list(cache.objects()) == []
+    assert not cache._children
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_watch_that_shows_nothing_is_late() -> None:
+    clock = Clock()
+    freshness = Freshness(clock)
+    freshness.expect(ibj(5))
+    clock.now = 70
+    freshness.expect(ibj(6))  # the first debt counts
+    assert freshness.lag() == 70
+    freshness.seen(ibj(5), gone=False)
+    assert freshness.lag() == 70
+    freshness.seen(ibj(7), gone=False)
+    assert freshness.lag() == 0
+    freshness.expect(ibj(7))
+    assert freshness.lag() == 0
+
+
+@pytest.mark.parametrize("end", ["seen gone", "not listed"])
+def test_nothing_is_owed_of_what_is_gone(end: str) -> None:
+    clock = Clock()
+    freshness = Freshness(clock)
+    freshness.expect(ibj(5))
+    clock.now = 10
+    if end == "seen gone":
+        freshness.seen(ibj(4), gone=True)
+    else:
+        freshness.keep_only(["somebody else"])
+    assert freshness.lag() == 0
+
+
+def test_the_rate_is_bounded_but_for_one_second_s_worth() -> None:
+    async def scenario() -> float:
+        limit, clock = RateLimit(1000.0), asyncio.get_running_loop().time
+        start = clock()
+        for _ in range(1200):
+            await limit.wait()
+        return clock() - start
+
+    assert asyncio.run(scenario()) > 0.15

@@ -1,0 +1,106 @@
+"""Objects as the API server returns them, read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from instructbooth.contract import Stage
+from instructbooth.reconcile.observed import ChildJob, Pod, format_time, parse_time
+from instructbooth.reconcile.outcome import parse_outcome
+from instructbooth.reconcile.patch import merge_patch
+
+TIME = "2026-11-23T09:00:00Z"
+
+
+def job(status: dict[str, Any], **meta: Any) -> dict[str, Any]:
+    labels = {"instructbooth.io/stage": "reinforce", "instructbooth.io/attempt": "3"}
+    return {
+        "metadata": {"name": "m-reinforce-3", "labels": labels, "creationTimestamp": TIME, **meta},
+        "spec": {"parallelism": 2, "suspend": False},
+        "status": status,
+    }
+
+
+def condition(kind: str, status: str = "True") -> dict[str, str]:
+    return {"type": kind, "status": status, "reason": "PodFailurePolicy", "message": "x", "lastTransitionTime": TIME}
+
+
+def test_a_child_that_runs() -> None:
+    child = ChildJob.from_object(job({"active": 2, "ready": 1, "startTime": TIME}))
+    assert (child.stage, child.attempt, child.parallelism, child.ready) == (Stage.REINFORCE, 3, 2, 1)
+    assert child.live
+    assert child.started == parse_time(TIME)
+
+
+def test_a_child_has_failed_as_soon_as_that_is_decided() -> None:
+    child = ChildJob.from_object(job({"conditions": [condition("FailureTarget")]}))
+    assert child.failure is not None
+    assert not child.live
+
+
+def test_a_condition_that_does_not_hold_says_nothing() -> None:
+    child = ChildJob.from_object(job({"conditions": [condition("Failed", "False"), condition("Complete", "False")]}))
+    assert child.failure is None
+    assert not child.complete
+
+
+def test_a_child_that_is_going() -> None:
+    child = ChildJob.from_object(job({}, deletionTimestamp=TIME))
+    assert child.deleting
+    assert not child.live
+
+
+def pod(status: dict[str, Any], **meta: Any) -> Pod:
+    annotations = {"batch.kubernetes.io/job-completion-index": "1"}
+    return Pod.from_object({"metadata": {"name": "p", "annotations": annotations, **meta}, "status": status})
+
+
+def test_the_end_of_a_container() -> None:
+    ended = {"exitCode": 64, "reason": "Error", "message": "said", "finishedAt": TIME}
+    found = pod({"phase": "Failed", "containerStatuses": [{"name": "trainer", "state": {"terminated": ended}}]})
+    assert found.rank == 1
+    assert found.exit is not None
+    assert (found.exit.code, found.exit.message) == (64, "said")
+
+
+def test_another_container_s_end_is_not_the_trainer_s() -> None:
+    ended = {"exitCode": 1, "finishedAt": TIME}
+    assert pod({"containerStatuses": [{"name": "sidecar", "state": {"terminated": ended}}]}).exit is None
+
+
+def test_when_a_deletion_was_asked_for() -> None:
+    found = pod({}, deletionTimestamp="2026-11-23T09:01:00Z", deletionGracePeriodSeconds=60)
+    assert found.deletion_asked == parse_time(TIME)
+
+
+def test_what_the_scheduler_says() -> None:
+    said = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes"}
+    assert pod({"conditions": [said]}).unschedulable == "0/3 nodes"
+    assert pod({"conditions": [said | {"reason": "SchedulingGated"}]}).unschedulable == ""
+
+
+def test_a_disruption_has_words_and_a_time() -> None:
+    found = pod({"conditions": [condition("DisruptionTarget") | {"message": "preempting"}]})
+    assert (found.disruption, found.disrupted) == ("preempting", parse_time(TIME))
+    assert pod({"conditions": [condition("DisruptionTarget", "False")]}).disrupted is None
+
+
+def test_times_are_read_and_written() -> None:
+    time = parse_time(TIME)
+    assert time is not None
+    assert format_time(time) == TIME
+    assert parse_time(None) is None
+
+
+def test_an_outcome_is_read_and_anything_else_is_none() -> None:
+    said = parse_outcome('{"reason": "Completed", "artifact": "s3://x", "metrics": {"a": 1, "b": NaN, "c": "x"}}')
+    assert said is not None
+    assert (said.artifact, said.metrics) == ("s3://x", {"a": 1.0})
+    for other in ("", "Traceback", "[1]", '{"message": "x"}', '{"reason": 5}'):
+        assert parse_outcome(other) is None
+
+
+def test_a_patch_says_only_what_differs() -> None:
+    old = {"a": 1, "b": {"c": 2, "d": 3}, "e": [1], "f": 0}
+    assert merge_patch(old, old) == {}
+    assert merge_patch(old, {"a": 1, "b": {"c": 9}, "e": [1, 2]}) == {"b": {"c": 9, "d": None}, "e": [1, 2], "f": None}

@@ -1,0 +1,136 @@
+"""Gangs that do not start: when to look, what to say."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from instructbooth.contract import Stage
+from instructbooth.reconcile.conditions import find
+from instructbooth.reconcile.observed import ChildJob, Evidence, Pod, Warning
+from instructbooth.reconcile.policies.blocked import blocker, look_again_seconds, overdue
+from instructbooth.spec.job import ResolvedJob
+from tests.unit.reconcile.world import START, World, job_object
+
+SPEC = ResolvedJob.from_object(job_object()).spec
+CHILD = ChildJob("mascot-reinforce-1", Stage.REINFORCE, 1, 2, START, started=START)
+P1 = "mascot-personalize-1"
+
+
+def waiting(reason: str, message: str) -> Pod:
+    return Pod("p0", 0, waiting_reason=reason, waiting_message=message)
+
+
+@pytest.mark.parametrize(
+    ("evidence", "reason", "words"),
+    [
+        pytest.param(
+            Evidence((waiting("CreateContainerConfigError", 'secret "minio-credentials" not found'),)),
+            "CreateContainerConfigError",
+            ["not found", "artifacts.credentialsSecretRef", "accessKey and secretKey"],
+            id="no Secret",
+        ),
+        pytest.param(
+            Evidence((waiting("CreateContainerConfigError", 'configmap "x" not found'),)),
+            "CreateContainerConfigError",
+            ["podTemplate.env"],
+            id="an env of the user's",
+        ),
+        pytest.param(
+            Evidence((waiting("ErrImagePull", "not found"),)), "ImagePullFailed", ["podTemplate.image"], id="image"
+        ),
+        pytest.param(
+            Evidence((Pod("p0", 0), Pod("p1", 1, unschedulable="0/3 nodes: Insufficient nvidia.com/gpu"))),
+            "Unschedulable",
+            ["Insufficient nvidia.com/gpu", "reinforcement.gpusPerNode"],
+            id="no node",
+        ),
+        pytest.param(
+            Evidence((Pod("p0", 0),), (Warning("p0", "FailedMount", 'configmap "pictures" not found'),)),
+            "VolumeNotMounted",
+            ["pictures", "create the ConfigMap"],
+            id="no ConfigMap",
+        ),
+        pytest.param(
+            Evidence((), (Warning("mascot-reinforce-1", "FailedCreate", "exceeded quota"),)),
+            "PodsNotCreated",
+            ["exceeded quota"],
+            id="quota",
+        ),
+    ],
+)
+def test_what_keeps_a_gang_from_starting(evidence: Evidence, reason: str, words: list[str]) -> None:
+    found = blocker(SPEC, Stage.REINFORCE, CHILD, evidence)
+    assert found is not None
+    assert found.reason == reason
+    for word in words:
+        assert word in found.message
+
+
+@pytest.mark.parametrize(
+    "evidence",
+    [
+        Evidence(),
+        Evidence((Pod("p0", 0, "Running"), waiting("ContainerCreating", ""))),
+        Evidence((Pod("p0", 0),), (Warning("p0", "BackOff", "x"),)),
+    ],
+)
+def test_what_may_still_be_on_its_way_is_not_blocked(evidence: Evidence) -> None:
+    assert blocker(SPEC, Stage.REINFORCE, CHILD, evidence) is None
+
+
+@pytest.mark.parametrize(
+    ("ready", "succeeded", "seconds", "late"), [(0, 0, 9, False), (0, 0, 10, True), (1, 0, 10, True), (1, 1, 10, False)]
+)
+def test_ten_seconds_are_enough_to_start(ready: int, succeeded: int, seconds: int, late: bool) -> None:
+    child = replace(CHILD, ready=ready, succeeded=succeeded)
+    assert overdue(child, START + timedelta(seconds=seconds)) is late
+
+
+def test_looking_again_gets_rarer() -> None:
+    ages = (0, 8, 10, 40, 120, 100_000)
+    waits = [look_again_seconds(CHILD, START + timedelta(seconds=age)) for age in ages]
+    assert waits == [10.5, 2.5, 5, 10, 30, 60]
+
+
+def stuck(world: World, message: str) -> None:
+    world.evidence[P1] = Evidence((waiting("CreateContainerConfigError", message),))
+
+
+def test_blocked_comes_and_goes_without_a_restart() -> None:
+    world = World()
+    world.settle()
+    stuck(world, 'secret "minio-credentials" not found')
+    world.settle()
+    assert find(world.status.conditions, "Blocked") is None
+    world.wait(10)
+    world.settle()
+    condition = find(world.status.conditions, "Blocked")
+    assert condition is not None
+    assert condition.status == "True"
+    stuck(world, "couldn't find key accessKey in Secret lab/minio-credentials")
+    world.settle()
+    condition = find(world.status.conditions, "Blocked")
+    assert condition is not None
+    assert "couldn't find key" in condition.message
+    world.run(P1)
+    world.settle()
+    condition = find(world.status.conditions, "Blocked")
+    assert condition is not None
+    assert condition.status == "False"
+    assert world.launched == [P1]
+    assert [event.reason for event in world.events] == ["StageStarted", "Blocked"]
+
+
+def test_the_scheduler_s_changing_words_are_not_written_again_and_again() -> None:
+    world = World()
+    world.settle()
+    world.wait(20)
+    for free in range(3):
+        world.evidence[P1] = Evidence((Pod("p0", 0, unschedulable=f"0/{free} nodes are available"),))
+        world.settle()
+    condition = find(world.status.conditions, "Blocked")
+    assert condition is not None
+    assert "0/0 nodes" in condition.message

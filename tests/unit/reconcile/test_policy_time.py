@@ -1,0 +1,173 @@
+"""Deadline, suspension, queue: what the clock does."""
+
+from __future__ import annotations
+
+import pytest
+
+from instructbooth.contract import Stage
+from instructbooth.reconcile.actions import DeleteChild, SetSuspend
+from instructbooth.reconcile.conditions import find
+from instructbooth.reconcile.policies.visible import duration, summary
+from instructbooth.spec.status import Phase, Progress, StageState
+from tests.unit.reconcile.world import World, job_object
+
+P1, P2 = "mascot-personalize-1", "mascot-personalize-2"
+
+
+def started(**policy: object) -> World:
+    world = World(job_object(runPolicy=policy))
+    world.settle()
+    return world
+
+
+def reason(world: World, kind: str) -> str | None:
+    found = find(world.status.conditions, kind)
+    return found.reason if found and found.status == "True" else None
+
+
+def test_past_its_deadline_a_job_fails_and_its_gang_ends() -> None:
+    world = started(activeDeadlineSeconds=60)
+    world.run(P1)
+    assert world.plan().requeue_after == 60
+    world.wait(60)
+    made = world.reconcile()
+    assert made.actions == ()  # written first
+    assert world.status.phase is Phase.FAILED
+    assert reason(world, "Failed") == "DeadlineExceeded"
+    assert world.plan().actions == (DeleteChild(P1),)
+    world.settle()
+    assert world.children == {}
+
+
+def test_a_stage_that_ended_in_time_counts_though_it_is_seen_late() -> None:
+    world = started(activeDeadlineSeconds=60)
+    world.complete(P1)
+    world.wait(100)
+    world.settle()
+    assert world.stage(Stage.PERSONALIZE).state is StageState.SUCCEEDED
+    assert world.stage(Stage.REINFORCE).attempt == 0
+    assert reason(world, "Failed") == "DeadlineExceeded"
+    assert world.launched == [P1]
+
+
+def test_suspended_time_does_not_count() -> None:
+    world = started(activeDeadlineSeconds=60)
+    world.run(P1)
+    world.wait(50)
+    world.edit(suspend=True)
+    world.settle()
+    assert (world.status.active_seconds, world.status.active_since) == (50, None)
+    world.wait(1000)
+    world.edit(suspend=False)
+    world.settle()
+    world.run(P1)
+    assert world.status.phase is Phase.PERSONALIZING
+    world.wait(9)
+    world.settle()
+    assert reason(world, "Failed") is None
+    world.wait(1)
+    world.settle()
+    assert reason(world, "Failed") == "DeadlineExceeded"
+
+
+def test_suspend_and_resume_the_same_child() -> None:
+    world = started()
+    world.run(P1)
+    world.edit(suspend=True)
+    assert world.reconcile().actions == (SetSuspend(P1, True),)
+    world.settle()
+    assert (world.status.phase, world.stage(Stage.PERSONALIZE).state) == (Phase.SUSPENDED, StageState.SUSPENDED)
+    world.edit(suspend=False)
+    assert world.reconcile().actions == (SetSuspend(P1, False),)
+    world.settle()
+    assert world.launched == [P1]
+    assert [event.reason for event in world.events] == ["StageStarted", "Suspended", "Resumed"]
+
+
+def test_a_job_that_is_born_suspended_waits() -> None:
+    world = started(suspend=True)
+    assert (world.launched, world.status.phase, world.status.start_time) == ([], Phase.SUSPENDED, None)
+    world.edit(suspend=False)
+    world.settle()
+    assert world.launched == [P1]
+
+
+def test_a_gang_that_fails_while_suspended_waits_for_the_resume() -> None:
+    world = started()
+    world.edit(suspend=True)
+    world.settle()
+    world.fail(P1, 1)
+    world.settle()
+    world.wait(60)
+    world.settle()
+    assert world.launched == [P1]
+    world.edit(suspend=False)
+    world.settle()
+    assert world.launched == [P1, P2]
+
+
+def test_a_queued_gang_waits_for_kueue() -> None:
+    world = started(queueName="team", activeDeadlineSeconds=60)
+    child = world.children[P1]
+    assert child.suspended
+    assert world.manifests[f"Job/{P1}"]["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team"
+    progressing = find(world.status.conditions, "Progressing")
+    assert progressing is not None
+    assert (progressing.status, progressing.reason) == ("False", "Queued")
+    world.wait(1000)
+    assert world.plan().actions == ()  # Kueue lets it go, not we; nor does its clock run
+    world.change(P1, suspended=False)
+    world.run(P1)
+    world.settle()
+    assert world.status.active_since is not None
+    assert world.plan().requeue_after == 60
+
+
+def test_a_queued_gang_that_the_user_suspends_starts_anew_uncharged() -> None:
+    world = started(queueName="team")
+    world.change(P1, suspended=False)
+    world.run(P1)
+    world.edit(suspend=True)
+    world.settle()
+    assert world.children == {}
+    world.edit(suspend=False)
+    world.settle()
+    stage = world.stage(Stage.PERSONALIZE)
+    assert (world.launched, stage.restarts.failures, stage.restarts.disruptions) == ([P1, P2], 0, 0)
+
+
+def test_failures_wait_and_disruptions_do_not() -> None:
+    world = started()
+    world.fail(P1, 1)
+    world.settle()
+    assert world.plan().requeue_after == 5
+    assert P1 in world.children  # the evidence stays as long as nothing needs its place
+    world.wait(5)
+    world.settle()
+    assert world.launched == [P1, P2]
+    world.disrupt(P2)
+    world.settle()
+    assert world.launched == [P1, P2, "mascot-personalize-3"]
+
+
+@pytest.mark.parametrize(
+    ("progress", "said"),
+    [
+        (Progress(), None),
+        (Progress(step=1, total=3), "33%"),
+        (Progress(step=42, total=100, eta_seconds=187), "42% 3m10s"),
+        (Progress(step=999, total=1000, eta_seconds=3), "99% 10s"),
+        (Progress(step=3, total=3, eta_seconds=0), "100%"),
+        (Progress(step=5, total=3), "100%"),
+        (Progress(step=1, total=100, eta_seconds=90_000), "1% 1d1h"),
+    ],
+)
+def test_the_progress_column(progress: Progress, said: str | None) -> None:
+    assert summary(progress) == said
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(0, "0s"), (59, "59s"), (61, "1m1s"), (3660, "1h1m"), (90_000, "1d1h"), (86_400, "1d0h")]
+)
+def test_durations(seconds: int, said: str) -> None:
+    assert duration(seconds) == said
