@@ -24,6 +24,7 @@ def install() -> None:
         "--namespace",
         lab.SYSTEM,
         "--create-namespace",
+        "--take-ownership",  # the definition outlives releases, and other tests apply it by themselves
         "--values",
         VALUES,
         "--wait",
