@@ -50,7 +50,7 @@ class Store:
 def store(monkeypatch: pytest.MonkeyPatch) -> Store:
     monkeypatch.setattr(module, "RETRY_SECONDS", 0.01)
     monkeypatch.setattr(module, "RENEW_BEFORE_SECONDS", 0.05)
-        return Store()
+    return Store()
 
 
 def replica(store: Store, name: str) -> Lease:
@@ -74,6 +74,7 @@ def test_one_leads_and_the_other_waits_until_it_is_not_renewed(store: Store) -> 
         assert not await tries(second, 0.3)
         assert second.waiting
         keeping.cancel()
+        assert not await second._try()  # its last renewal is seen
         second._seen_at -= module.DURATION_SECONDS + 1  # so long it has seen no change
         assert await tries(second, 5)
         assert not second.waiting
