@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import functools
 import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -90,9 +91,11 @@ class Cluster:
         self.context = options.context
         configuration = client.Configuration()
         namespace = None
+        # Given, because the client reads the variable only once, when it is imported.
+        file = os.environ.get("KUBECONFIG") or str(Path.home() / ".kube" / "config")
         try:
-            config.load_kube_config(context=options.context, client_configuration=configuration)
-            contexts, active = config.list_kube_config_contexts()
+            config.load_kube_config(file, options.context, configuration)
+            contexts, active = config.list_kube_config_contexts(file)
             chosen = next((c for c in contexts if c["name"] == options.context), active)
             namespace = chosen.get("context", {}).get("namespace")
         except config.ConfigException as error:
@@ -114,11 +117,14 @@ class Cluster:
             )
         return found
 
-    def apply_job(self, manifest: Object) -> Object:
-        """Server-side apply of a job, with strict field validation. Raises CliError with the server's reasons."""
+    def apply_job(self, manifest: Object) -> None:
+        """Server-side apply of a job, with strict field validation. Raises CliError with the server's reasons.
+
+        Nothing is returned: the client forgets the answer when the object was created (201).
+        """
         name = manifest["metadata"]["name"]
         with self._translating(f"{KIND} {self.namespace}/{name}"):
-            applied: Object = self._custom.patch_namespaced_custom_object(
+            self._custom.patch_namespaced_custom_object(
                 namespace=self.namespace,
                 name=name,
                 body=manifest,
@@ -129,7 +135,6 @@ class Cluster:
                 _request_timeout=_TIMEOUT,
                 **self._jobs,
             )
-        return applied
 
     def apply_config_map(self, name: str, files: dict[str, bytes]) -> None:
         """Server-side apply of a ConfigMap with binary keys."""
@@ -260,18 +265,19 @@ def _explain(status: int | None, body: str | bytes, what: str) -> str:
         answer = json.loads(text)
     except ValueError:
         answer = {}
-    if status == 404 and not answer.get("details", {}).get("name"):
+    details = answer.get("details", {})
+    if status == 404 and details.get("kind") == "namespaces":
+        return f"{what}: there is no namespace {details.get('name')}; make it, or choose another one with -n"
+    if status == 404 and details.get("name"):
+        return f"{what} does not exist; -n chooses the namespace, --context the cluster"
+    if status == 404 and KIND in what:
         return (
             f"the API server does not know {API_VERSION} {KIND}: install the chart, or the definition alone with "
             "`instructbooth crd | kubectl apply --server-side -f -`"
-            if KIND in what
-            else f"{what}: not found: {answer.get('message', text)}"
         )
-    if status == 404:
-        return f"{what} does not exist; -n chooses the namespace, --context the cluster"
     if status == 401:
         return f"{what}: the API server does not accept these credentials; log in again or choose another --context"
-    causes = answer.get("details", {}).get("causes", [])
+    causes = details.get("causes", [])
     if causes:
         lines = [f"  {c['field']}: {c['message']}" if c.get("field") else f"  {c['message']}" for c in causes]
         return "\n".join([f"the API server refuses {what}:", *lines])

@@ -41,8 +41,8 @@ def submit(path: Path, from_folder: Path | None, watch: bool, check: bool, kube:
     if pictures:
         cluster.apply_config_map(*pictures)
         out().print(f"ConfigMap/{pictures[0]} holds {len(pictures[1])} pictures")
-    applied = cluster.apply_job(job)
-    name = applied["metadata"]["name"]
+    cluster.apply_job(job)
+    name = job["metadata"]["name"]
     out().print(f"{KIND}/{escape(name)} submitted to namespace {cluster.namespace}")
     if watch:
         watch_job(cluster, name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -15,6 +16,8 @@ from instructbooth.artifacts.store import ObjectStore
 from instructbooth.cli.output import CliError
 
 _SCHEME = "s3://"
+_PART_UNIT = 5 << 20  # bytes; the smallest part of a multipart upload
+_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -64,8 +67,7 @@ def upload(store: ObjectStore, folder: Path, prefix: str, advance: Callable[[str
         name = path.relative_to(folder).as_posix()
         key, size = f"{prefix}/{name}", path.stat().st_size
         there = known.pop(key, None)
-        # The ETag of an object that was sent in one part is its MD5; of any other it is not, and the file is sent.
-        if there and there.size == size and there.version == _md5(path):
+        if there and there.size == size and there.version == etag(path, there.version):
             done.unchanged.append(name)
         else:
             store.put_file(key, path)
@@ -75,9 +77,33 @@ def upload(store: ObjectStore, folder: Path, prefix: str, advance: Callable[[str
     return done
 
 
-def _md5(path: Path) -> str:
+def etag(path: Path, like: str) -> str:
+    """The ETag that S3 gives a file which is sent in as many parts as the object with the ETag `like` was.
+
+    One part: the MD5. N parts: the MD5 of their MD5s and `-N`. The size of a part is not told; the one that our client
+    takes is tried, so that a file sent by another client may be sent again, but never is a changed one left out.
+    """
+    parts = int(like.rpartition("-")[2]) if "-" in like else 0
+    if not parts:
+        return _md5_parts(path, path.stat().st_size or 1)[0].hex()
+    part_size = _PART_UNIT
+    while math.ceil(path.stat().st_size / part_size) > parts:
+        part_size += _PART_UNIT
+    digests = _md5_parts(path, part_size)
+    return f"{hashlib.md5(b''.join(digests), usedforsecurity=False).hexdigest()}-{len(digests)}"
+
+
+def _md5_parts(path: Path, part_size: int) -> list[bytes]:
+    digests = []
     with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+        for start in range(0, max(1, path.stat().st_size), part_size):
+            digest, left = hashlib.md5(usedforsecurity=False), part_size
+            file.seek(start)
+            while left and (chunk := file.read(min(left, _CHUNK))):
+                digest.update(chunk)
+                left -= len(chunk)
+            digests.append(digest.digest())
+    return digests
 
 
 def parse_address(address: str) -> tuple[str, str]:

@@ -127,6 +127,7 @@ def test_refusal_has_one_line_per_field():
 
 def test_missing_definition_is_told_from_a_missing_job():
     assert "does not exist; -n chooses" in _explain(*status(404, "not found", name="demo"))
+    assert "there is no namespace ns; make it" in _explain(*status(404, "not found", name="ns", kind="namespaces"))
     assert "install the chart" in _explain(404, "404 page not found\n", "InstructBoothJob ns/demo")
 
 

@@ -19,7 +19,7 @@ from instructbooth.cli.cluster import Cluster
 from instructbooth.cli.main import cli
 from instructbooth.cli.output import CliError
 from instructbooth.cli.storage import opened
-from instructbooth.cli.transfer import download, folder_files, parse_address, upload
+from instructbooth.cli.transfer import download, etag, folder_files, parse_address, upload
 from instructbooth.contract import Env
 from instructbooth.spec.job import Artifacts
 from tests.unit.spec.examples import demo
@@ -221,3 +221,21 @@ def test_put_refuses_what_contradicts_itself(args, words, tmp_path):
     result = CliRunner().invoke(cli, ["artifacts", "put", str(tmp_path / args[0]), *args[1:]])
     assert result.exit_code == 2
     assert words in result.stderr
+
+
+@pytest.mark.parametrize(("size", "parts"), [(0, 0), (100, 0), (5 << 20, 1), ((5 << 20) + 1, 2), ((15 << 20) + 7, 2)])
+def test_etag_of_parts(size, parts, tmp_path):
+    """As S3 computes it: MD5 over the parts' MD5s; 15 MiB in two parts means parts of 10 MiB."""
+    path = tmp_path / "file"
+    data = bytes(range(251)) * (size // 251 + 1)
+    path.write_bytes(data[:size])
+
+    def md5(part: bytes) -> bytes:
+        return hashlib.md5(part, usedforsecurity=False).digest()
+
+    if not parts:
+        assert etag(path, "d41d8cd98f00b204e9800998ecf8427e") == md5(data[:size]).hex()
+        return
+    step = (10 if size > 10 << 20 else 5) << 20
+    digests = b"".join(md5(data[start : min(start + step, size)]) for start in range(0, size, step))
+    assert etag(path, f"x-{parts}") == f"{md5(digests).hex()}-{parts}"
