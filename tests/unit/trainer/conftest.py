@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from instructbooth.contract import Stage
+from instructbooth.spec.job import ResolvedJob
+from tests.unit.trainer.harness import Lab
 from tests.unit.trainer.tiny import TinyWorld, make_tiny_world
 
 
@@ -11,3 +14,17 @@ from tests.unit.trainer.tiny import TinyWorld, make_tiny_world
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyWorld:
     """Folders of the tiny models, made once per session."""
     return make_tiny_world(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def lab(tiny: TinyWorld, tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    """A store with the tiny models and the subject's pictures."""
+    return Lab(tmp_path_factory.mktemp("lab"), tiny)
+
+
+@pytest.fixture(scope="session")
+def personalized(lab: Lab) -> ResolvedJob:
+    """A job whose first stage is done."""
+    job = lab.job("shared")
+    lab.run(job, Stage.PERSONALIZE)
+    return job

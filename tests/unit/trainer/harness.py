@@ -13,6 +13,7 @@ from typing import Any
 
 from instructbooth.contract import Env, Outcome, Stage
 from instructbooth.spec.job import ResolvedJob
+from instructbooth_trainer.diffusion.adapter import WEIGHTS
 from instructbooth_trainer.runtime.environment import PodEnvironment
 from instructbooth_trainer.runtime.stop import StopFlag
 from instructbooth_trainer.runtime.worker import load_recipe, make_context
@@ -145,3 +146,16 @@ class Lab:
 
 def _inputs(stage: Stage) -> dict[Stage, int]:
     return {} if stage is Stage.PERSONALIZE else {Stage.PERSONALIZE: 1}
+
+
+def published(lab: Lab, job: ResolvedJob, stage: Stage, attempt: int = 1) -> bytes:
+    """The adapter's file, byte for byte."""
+    return (lab.output(job, stage, attempt) / WEIGHTS).read_bytes()
+
+
+def share_stage1(lab: Lab, source: ResolvedJob, job: ResolvedJob) -> ResolvedJob:
+    """Let `job` find the first stage of `source` as its own."""
+    folder = lab.output(job, Stage.PERSONALIZE).parent.parent
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.symlink_to(lab.output(source, Stage.PERSONALIZE).parent.parent)
+    return job

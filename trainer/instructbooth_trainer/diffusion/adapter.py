@@ -5,6 +5,7 @@ On disk it is `pytorch_lora_weights.safetensors`, which `StableDiffusionPipeline
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -107,6 +108,7 @@ class Adapter:
         layers = {f"{c}_lora_layers": {n: t.cpu() for n, t in self._live(c).items()} for c in self._modules}
         header = {f"{c}_lora_adapter_metadata": _header(m.peft_config["default"]) for c, m in self._modules.items()}
         StableDiffusionPipeline.save_lora_weights(str(folder), **layers, **header)
+        _sort_header(folder / WEIGHTS)
 
     def load(self, folder: Path) -> None:
         """Read what `save` wrote.
@@ -119,6 +121,17 @@ class Adapter:
         except (SafetensorError, OSError) as error:
             raise UserError("AdapterCorrupt", f"{WEIGHTS} of the earlier stage cannot be read: {error}") from error
         self.load_tensors(tensors)
+
+
+def _sort_header(path: Path) -> None:
+    """Rewrite a safetensors file's header in sorted order: its writer orders metadata at random, and equal adapters
+    should be equal files. Offsets count from the header's end, so it may change its length.
+    """
+    content = path.read_bytes()
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8:end]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    path.write_bytes(len(header).to_bytes(8, "little") + header + content[end:])
 
 
 def _header(config: LoraConfig) -> dict[str, Any]:

@@ -1,0 +1,190 @@
+"""Hand-derived checks of the equations. Each takes the module it checks, so that mutants can be put in its place."""
+
+from __future__ import annotations
+
+import math
+from types import ModuleType
+
+import pytest
+import torch
+from torch import Tensor
+
+
+def close(actual: Tensor, expected: list[float] | list[list[float]], tolerance: float = 1e-6) -> None:
+    """Assert equality up to float32 rounding."""
+    assert actual.shape == torch.tensor(expected).shape, f"{tuple(actual.shape)}: {actual}"
+    assert torch.allclose(actual.double(), torch.tensor(expected).double(), rtol=tolerance, atol=tolerance), actual
+
+
+def check_gaussian_log_prob(module: ModuleType) -> None:
+    # Two dimensions, x - mu = (1, -2), sigma 2: z = (0.5, -1), z^2 / 2 = (0.125, 0.5), mean 0.3125;
+    # log sigma = 0.693147, log(2 pi) / 2 = 0.918939: -0.3125 - 0.693147 - 0.918939 = -1.924586.
+    sample, mean = torch.tensor([[[[2.0, -1.0]]]]), torch.tensor([[[[1.0, 1.0]]]])
+    close(module.gaussian_log_prob(sample, mean, torch.tensor([2.0])), [-1.924586])
+    # A row's value does not depend on how many dimensions there are: the mean, not the sum.
+    repeated = module.gaussian_log_prob(sample.repeat(1, 1, 1, 8), mean.repeat(1, 1, 1, 8), torch.tensor([2.0]))
+    close(repeated, [-1.924586])
+    # At x = mu and sigma = 1: -log(2 pi) / 2. Rows do not mix.
+    two = module.gaussian_log_prob(torch.zeros(2, 3), torch.zeros(2, 3), torch.tensor([1.0, math.e]))
+    close(two, [-0.918939, -1.918939])
+    assert two.dtype == torch.float32
+
+
+def check_gaussian_kl(module: ModuleType) -> None:
+    # mu - mu_ref = (3, 1), sigma 2: mean square 5, over 2 * 4 = 0.625. Equal means: 0.
+    mean, reference = torch.tensor([[3.0, 2.0], [7.0, 7.0]]), torch.tensor([[0.0, 1.0], [7.0, 7.0]])
+    close(module.gaussian_kl(mean, reference, torch.tensor([2.0, 0.5])), [0.625, 0.0])
+
+
+def check_clipped_surrogate(module: ModuleType) -> None:
+    # e = 0.1. Ratios 1.5, 1.5, 0.5, 0.5, 1 with advantages 2, -2, 2, -2, 3:
+    # A > 0, r = 1.5: min(3, 1.1 * 2) = 2.2 -> loss -2.2 (no more to gain)
+    # A < 0, r = 1.5: min(-3, -2.2) = -3 -> loss 3 (all to lose)
+    # A > 0, r = 0.5: min(1, 0.9 * 2) = 1 -> loss -1
+    # A < 0, r = 0.5: min(-1, -1.8) = -1.8 -> loss 1.8
+    # r = 1: loss -3
+    old = torch.tensor([-1.0, -1.0, -1.0, -1.0, -1.0])
+    new = old + torch.tensor([1.5, 1.5, 0.5, 0.5, 1.0]).log()
+    advantage = torch.tensor([2.0, -2.0, 2.0, -2.0, 3.0])
+    close(module.clipped_surrogate(new, old, advantage, 0.1), [-2.2, 3.0, -1.0, 1.8, -3.0])
+    # The gradient at r = 1 is -A per log-probability: vanilla policy gradient.
+    log_prob = torch.tensor([-1.0], requires_grad=True)
+    (gradient,) = torch.autograd.grad(
+        module.clipped_surrogate(log_prob, torch.tensor([-1.0]), torch.tensor([3.0]), 0.1).sum(), log_prob
+    )
+    close(gradient, [-3.0])
+
+
+def check_clip_fraction(module: ModuleType) -> None:
+    # |r - 1| = 0.5, 0.05, 0.2, 0 against 0.1: two of four.
+    new = torch.tensor([1.5, 1.05, 0.8, 1.0]).log()
+    assert float(module.clip_fraction(new, torch.zeros(4), 0.1)) == 0.5
+
+
+def check_group_advantages(module: ModuleType) -> None:
+    # Group 0: rewards 1, 2, 3: mean 2, population std sqrt(2/3) = 0.816497: -1.224745, 0, 1.224745.
+    # Group 7: rewards 10, 10: no difference, zeros. Interleaved: groups are found by number, not by place.
+    rewards, groups = torch.tensor([1.0, 10.0, 2.0, 10.0, 3.0]), torch.tensor([0, 7, 0, 7, 0])
+    close(module.group_advantages(rewards, groups, 5.0), [-1.224745, 0.0, 0.0, 0.0, 1.224745])
+    # Cut at +-1.
+    close(module.group_advantages(rewards, groups, 1.0), [-1.0, 0.0, 0.0, 0.0, 1.0])
+    # The floor: rewards 0 and 0.0002, std 0.0001 < 0.001: +-0.0001 / 0.001 = +-0.1 rather than +-1.
+    close(module.group_advantages(torch.tensor([0.0, 0.0002]), torch.tensor([0, 0]), 5.0), [-0.1, 0.1])
+
+
+def check_add_noise(module: ModuleType) -> None:
+    # abar 0.64: 0.8 * 5 + 0.6 * 10 = 10; abar 0: noise alone.
+    out = module.add_noise(torch.tensor([[5.0], [5.0]]), torch.tensor([[10.0], [10.0]]), torch.tensor([0.64, 0.0]))
+    close(out, [[10.0], [10.0]])
+    close(module.add_noise(torch.tensor([[5.0]]), torch.tensor([[0.0]]), torch.tensor([0.64])), [[4.0]])
+
+
+def check_diffusion_target(module: ModuleType) -> None:
+    # v = 0.8 * 10 - 0.6 * 5 = 5; epsilon: the noise.
+    latents, noise, alpha_bar = torch.tensor([[5.0]]), torch.tensor([[10.0]]), torch.tensor([0.64])
+    close(module.diffusion_target(latents, noise, alpha_bar, "v_prediction"), [[5.0]])
+    close(module.diffusion_target(latents, noise, alpha_bar, "epsilon"), [[10.0]])
+    with pytest.raises(ValueError, match="sample"):
+        module.diffusion_target(latents, noise, alpha_bar, "sample")
+
+
+def check_dreambooth_loss(module: ModuleType) -> None:
+    # Rows' mean squares: subject (1 + 9) / 2 = 5 and 1; class 4. Subject mean 3, prior weight 0.5: 3 + 0.5 * 4 = 5.
+    prediction = torch.tensor([[1.0, 3.0], [1.0, 1.0], [2.0, 2.0]])
+    target = torch.zeros(3, 2)
+    assert float(module.dreambooth_loss(prediction, target, 2, 0.5)) == pytest.approx(5.0)
+    assert float(module.dreambooth_loss(prediction, target, 2, 0.0)) == pytest.approx(3.0)
+    # Without class rows the subject's loss alone.
+    assert float(module.dreambooth_loss(prediction[:2], target[:2], 2, 0.5)) == pytest.approx(3.0)
+
+
+def check_schedule_prompts(module: ModuleType) -> None:
+    # Share 0.3 of 4 prompts an epoch over 5 epochs: 6 of 20, and never off by more than rounding on the way:
+    # after n prompts round(0.3 n) = 1 (4), 2 (8), 4 (12), 5 (16), 6 (20).
+    epochs = [module.schedule_prompts(7, 4, 0.3, 0, epoch) for epoch in range(5)]
+    free = [sum(not p.identifier for p in epoch) for epoch in epochs]
+    assert free == [1, 1, 2, 1, 1]
+    # Round-robin: 20 prompts of a list of 7: every prompt twice in the first 14.
+    flat = [p.prompt for epoch in epochs for p in epoch]
+    assert sorted(flat[:7]) == sorted(flat[7:14]) == list(range(7))
+    assert module.schedule_prompts(7, 4, 0.3, 0, 2) == epochs[2]
+    assert any(module.schedule_prompts(7, 4, 0.3, 1, e) != epochs[e] for e in range(5))
+    assert all(p.identifier for p in module.schedule_prompts(7, 4, 0.0, 0, 0))
+    assert not any(p.identifier for p in module.schedule_prompts(7, 4, 1.0, 0, 0))
+
+
+def check_choose_timesteps(module: ModuleType) -> None:
+    # Of 8 steps the last (7) is never chosen; 3 of the other 7, ascending, other ones for another picture.
+    chosen = [module.choose_timesteps(8, 3, 0, 0, image) for image in range(200)]
+    assert all(len(c) == 3 and c == sorted(set(c)) for c in chosen)
+    assert {step for c in chosen for step in c} == set(range(7))
+    assert module.choose_timesteps(8, None, 0, 0, 0) == list(range(7))
+    assert module.choose_timesteps(8, 7, 0, 0, 0) == list(range(7))
+
+
+def check_stopping(module: ModuleType) -> None:
+    # Scores 1.0, 1.05 (gain below 0.1), 1.2 (gain), 1.0, 1.0 with patience 2.
+    state = module.StoppingState()
+    seen = []
+    for score in (1.0, 1.05, 1.2, 1.0, 1.0):
+        state = state.observe(score, 0.1)
+        seen.append((state.best, state.waited, state.improved, state.exhausted(2)))
+    assert seen == [
+        (1.0, 0, True, False),
+        (1.0, 1, False, False),
+        (1.2, 0, True, False),
+        (1.2, 1, False, False),
+        (1.2, 2, False, True),
+    ]
+
+
+def check_exceeds_ceiling(module: ModuleType) -> None:
+    assert module.exceeds_ceiling(0.11, 0.1)
+    assert not module.exceeds_ceiling(0.1, 0.1)
+    assert module.exceeds_ceiling(float("nan"), 0.1)
+    assert not module.exceeds_ceiling(5.0, None)
+
+
+class _Scheduler:
+    """A scheduler of four training steps with abar 0.81, 0.64, 0.36, 0.04 and two sampling steps: 3 and 1."""
+
+    class config:
+        prediction_type = "epsilon"
+        num_train_timesteps = 4
+
+    alphas_cumprod = torch.tensor([0.81, 0.64, 0.36, 0.04])
+    final_alpha_cumprod = torch.tensor(1.0)
+    timesteps = torch.tensor([3, 1])
+
+    def set_timesteps(self, count: int) -> None:
+        assert count == 2
+
+
+def check_ddim(module: ModuleType) -> None:
+    cpu = torch.device("cpu")
+    scheduler = _Scheduler()
+    schedule = module.DdimSchedule.from_scheduler(scheduler, 2, 1.0, cpu)
+    # Step 0: abar 0.04, abar' 0.64. sigma^2 = 0.36 / 0.96 * (1 - 0.04 / 0.64) = 0.375 * 0.9375 = 0.3515625,
+    # sigma 0.592927. Step 1: abar' = 1, sigma 0. Half of eta halves sigma.
+    close(schedule.alpha_bar, [0.04, 0.64])
+    close(schedule.alpha_bar_next, [0.64, 1.0])
+    close(schedule.sigma, [0.592927, 0.0])
+    close(module.DdimSchedule.from_scheduler(scheduler, 2, 0.5, cpu).sigma, [0.296464, 0.0])
+    # x = 1, eps = 0.5 at step 0: x0 = (1 - 0.979796 * 0.5) / 0.2 = 2.550510;
+    # mu = 0.8 * 2.550510 + sqrt(1 - 0.64 - 0.3515625) * 0.5 = 2.040408 + 0.091856 * 0.5 = 2.086336.
+    # At step 1: x0 = (1 - 0.6 * 0.5) / 0.8 = 0.875 = mu.
+    ones, halves = torch.ones(2, 1, 1, 1), torch.full((2, 1, 1, 1), 0.5)
+    close(schedule.mean(halves, ones, torch.tensor([0, 1])).flatten(), [2.086336, 0.875])
+    # v = 0.5, x = 1 at step 0: x0 = 0.2 - 0.979796 * 0.5 = -0.289898, eps = 0.2 * 0.5 + 0.979796 = 1.079796;
+    # mu = 0.8 * -0.289898 + 0.091856 * 1.079796 = -0.231918 + 0.099186 = -0.132733. At step 1: 0.8 - 0.3 = 0.5.
+    _Scheduler.config.prediction_type = "v_prediction"
+    try:
+        velocity = module.DdimSchedule.from_scheduler(scheduler, 2, 1.0, cpu)
+    finally:
+        _Scheduler.config.prediction_type = "epsilon"
+    close(velocity.mean(halves, ones, torch.tensor([0, 1])).flatten(), [-0.132733, 0.5])
+    # The transition to mu + sigma has z = 1: -0.5 - log(0.592927) - 0.918939 = -0.896255.
+    to = torch.full((1, 1, 1, 1), 2.086336 + 0.592927)
+    log_prob, mean = schedule.log_prob(halves[:1], ones[:1], to, torch.tensor([0]))
+    close(log_prob, [-0.896255], 1e-5)
+    close(mean.flatten(), [2.086336])

@@ -1,0 +1,85 @@
+"""The equations against numbers derived by hand (checks.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import ModuleType
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from instructbooth_trainer.algorithms import advantages, dreambooth, gaussian, kl, schedule, stopping, surrogate
+from instructbooth_trainer.diffusion import ddim
+from tests.unit.trainer import checks
+
+CHECKS = [
+    (checks.check_gaussian_log_prob, gaussian),
+    (checks.check_gaussian_kl, kl),
+    (checks.check_clipped_surrogate, surrogate),
+    (checks.check_clip_fraction, surrogate),
+    (checks.check_group_advantages, advantages),
+    (checks.check_add_noise, dreambooth),
+    (checks.check_diffusion_target, dreambooth),
+    (checks.check_dreambooth_loss, dreambooth),
+    (checks.check_schedule_prompts, schedule),
+    (checks.check_choose_timesteps, schedule),
+    (checks.check_stopping, stopping),
+    (checks.check_exceeds_ceiling, stopping),
+    (checks.check_ddim, ddim),
+]
+
+
+@pytest.mark.parametrize(("check", "module"), CHECKS, ids=lambda x: getattr(x, "__name__", "").rpartition(".")[2])
+def test_equation(check: Callable[[ModuleType], None], module: ModuleType) -> None:
+    check(module)
+
+
+def test_log_prob_is_the_mean_of_torchs_normal() -> None:
+    torch.manual_seed(0)
+    sample, mean, std = torch.randn(5, 4, 8, 8), torch.randn(5, 4, 8, 8), torch.rand(5) + 0.1
+    expected = torch.distributions.Normal(mean, std.view(5, 1, 1, 1)).log_prob(sample).mean(dim=(1, 2, 3))
+    torch.testing.assert_close(gaussian.gaussian_log_prob(sample, mean, std), expected)
+
+
+def test_log_prob_is_float32_for_half_precision_inputs() -> None:
+    sample = torch.full((1, 4), 1.0, dtype=torch.bfloat16)
+    out = gaussian.gaussian_log_prob(sample, torch.zeros(1, 4, dtype=torch.bfloat16), torch.tensor([1.0]))
+    assert out.dtype == torch.float32
+    assert float(out) == pytest.approx(-1.418939)
+
+
+def test_kl_is_torchs() -> None:
+    torch.manual_seed(0)
+    mean, reference, std = torch.randn(3, 7), torch.randn(3, 7), torch.rand(3) + 0.1
+    normal = torch.distributions.Normal
+    expected = torch.distributions.kl_divergence(normal(mean, std[:, None]), normal(reference, std[:, None])).mean(
+        dim=1
+    )
+    torch.testing.assert_close(kl.gaussian_kl(mean, reference, std), expected)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    num_prompts=st.integers(1, 20),
+    per_epoch=st.integers(1, 20),
+    share=st.floats(0, 1),
+    epochs=st.integers(1, 20),
+    seed=st.integers(0, 5),
+)
+def test_share_is_exact_over_any_run(num_prompts: int, per_epoch: int, share: float, epochs: int, seed: int) -> None:
+    drawn = [p for e in range(epochs) for p in schedule.schedule_prompts(num_prompts, per_epoch, share, seed, e)]
+    assert abs(sum(not p.identifier for p in drawn) - share * len(drawn)) <= 0.5 + 1e-9
+    counts = [sum(p.prompt == n for p in drawn) for n in range(num_prompts)]
+    assert max(counts) - min(counts) <= 1
+
+
+@settings(max_examples=50, deadline=None)
+@given(rewards=st.lists(st.floats(-3, 3, width=32), min_size=2, max_size=12))
+def test_advantages_of_a_group_do_not_depend_on_shift_or_order(rewards: list[float]) -> None:
+    tensor = torch.tensor(rewards)
+    group = torch.zeros(len(rewards), dtype=torch.int64)
+    base = advantages.group_advantages(tensor, group, 5.0)
+    assert abs(float(base.mean())) < 1e-4
+    torch.testing.assert_close(advantages.group_advantages(tensor.flip(0), group, 5.0).flip(0), base)

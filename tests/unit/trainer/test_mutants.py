@@ -1,0 +1,86 @@
+# ruff: noqa: E501 - a mutant a line
+"""The hand-derived checks can fail: each mutant of an equation is put in its place and must be caught."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from instructbooth_trainer.algorithms import advantages, dreambooth, gaussian, kl, schedule, stopping, surrogate
+from instructbooth_trainer.diffusion import ddim
+from tests.unit.trainer import checks
+
+Check = Callable[[ModuleType], None]
+
+MUTANTS: list[tuple[ModuleType, Check, str, str]] = [
+    (gaussian, checks.check_gaussian_log_prob, "-0.5 * squared", "-squared"),
+    (gaussian, checks.check_gaussian_log_prob, "- std.log()", "+ std.log()"),
+    (gaussian, checks.check_gaussian_log_prob, "- 0.5 * math.log(2 * math.pi)", ""),
+    (gaussian, checks.check_gaussian_log_prob, ".flatten(1).mean(dim=1)", ".flatten(1).sum(dim=1)"),
+    (gaussian, checks.check_gaussian_log_prob, "** 2", "** 1"),
+    (kl, checks.check_gaussian_kl, "(2 * std.float() ** 2)", "(std.float() ** 2)"),
+    (kl, checks.check_gaussian_kl, "(2 * std.float() ** 2)", "(2 * std.float())"),
+    (kl, checks.check_gaussian_kl, ".pow(2).mean(dim=1)", ".pow(2).sum(dim=1)"),
+    (kl, checks.check_gaussian_kl, ".pow(2)", ".abs()"),
+    (surrogate, checks.check_clipped_surrogate, ".maximum(", ".minimum("),
+    (surrogate, checks.check_clipped_surrogate, "(-advantage * ratio)", "(advantage * ratio)"),
+    (surrogate, checks.check_clipped_surrogate, "-advantage * clipped", "-advantage * ratio"),
+    (surrogate, checks.check_clipped_surrogate, "clamp(1 - clip_range, 1 + clip_range)", "clamp(max=1 + clip_range)"),
+    (surrogate, checks.check_clipped_surrogate, "ratio = (log_prob - old_log_prob)", "ratio = (old_log_prob - log_prob)"),
+    (surrogate, checks.check_clip_fraction, "- 1).abs() > clip_range", "- 1) > clip_range"),
+    (advantages, checks.check_group_advantages, "reward - reward.mean()", "reward"),
+    (advantages, checks.check_group_advantages, "correction=0", "correction=1"),
+    (advantages, checks.check_group_advantages, ".clamp(min=std_floor)", " + 1e-8"),
+    (advantages, checks.check_group_advantages, ".clamp(-clip, clip)", ".clamp(max=clip)"),
+    (advantages, checks.check_group_advantages, "rewards[members].double()", "rewards.double()[members.sort().indices][: int(members.sum())]"),
+    (dreambooth, checks.check_add_noise, "+ (1 - alpha_bar).sqrt() * noise", "+ (1 - alpha_bar) * noise"),
+    (dreambooth, checks.check_add_noise, "return alpha_bar.sqrt() * latents", "return alpha_bar * latents"),
+    (dreambooth, checks.check_diffusion_target, "- (1 - alpha_bar).sqrt() * latents", "+ (1 - alpha_bar).sqrt() * latents"),
+    (dreambooth, checks.check_diffusion_target, "return noise\n", "return latents\n"),
+    (dreambooth, checks.check_dreambooth_loss, "loss + prior_weight *", "loss + "),
+    (dreambooth, checks.check_dreambooth_loss, "squared[num_subject:].mean()", "squared.mean()"),
+    (dreambooth, checks.check_dreambooth_loss, "loss = squared[:num_subject].mean()", "loss = squared[:num_subject].sum()"),
+    (schedule, checks.check_schedule_prompts, "after - before", "after"),
+    (schedule, checks.check_schedule_prompts, "index not in free", "index in free"),
+    (schedule, checks.check_schedule_prompts, '"deck", seed, deck', '"deck", seed, position'),
+    (schedule, checks.check_choose_timesteps, "trainable = num_steps - 1", "trainable = num_steps"),
+    (schedule, checks.check_choose_timesteps, '"timesteps", seed, epoch, image', '"timesteps", seed, epoch'),
+    (stopping, checks.check_stopping, "self.best + min_delta", "self.best"),
+    (stopping, checks.check_stopping, "best=score, waited=0", "best=score, waited=self.waited"),
+    (stopping, checks.check_stopping, "self.waited >= patience", "self.waited > patience"),
+    (stopping, checks.check_exceeds_ceiling, "not kl <= ceiling", "kl > ceiling"),
+    (stopping, checks.check_exceeds_ceiling, "not kl <= ceiling", "not kl < ceiling"),
+    (ddim, checks.check_ddim, "sigma = eta * variance", "sigma = variance"),
+    (ddim, checks.check_ddim, "(1 - alpha_bar / alpha_bar_next)", "(1 - alpha_bar_next)"),
+    (ddim, checks.check_ddim, "(1 - a_next - sigma**2)", "(1 - a_next)"),
+    (ddim, checks.check_ddim, "x0 = a.sqrt() * latents - ", "x0 = a.sqrt() * latents + "),
+    (ddim, checks.check_ddim, "eps = a.sqrt() * prediction + ", "eps = a.sqrt() * prediction - "),
+    (ddim, checks.check_ddim, "(latents - (1 - a).sqrt() * prediction) / a.sqrt()", "(latents - (1 - a).sqrt() * prediction)"),
+    (ddim, checks.check_ddim, "gaussian_log_prob(next_latents, mean", "gaussian_log_prob(latents, mean"),
+    (ddim, checks.check_ddim, "torch.where(following >= 0", "torch.where(following >= -1"),
+]  # fmt: skip
+
+
+def mutated(module: ModuleType, original: str, replacement: str) -> ModuleType:
+    """The module with one piece of its source replaced; the piece must occur exactly once."""
+    assert module.__file__ is not None
+    source = Path(module.__file__).read_text()
+    assert source.count(original) == 1, f"{original!r} occurs {source.count(original)} times in {module.__name__}"
+    mutant = ModuleType(module.__name__)
+    exec(compile(source.replace(original, replacement), f"<mutant of {module.__name__}>", "exec"), mutant.__dict__)
+    return mutant
+
+
+@pytest.mark.parametrize(("module", "check", "original", "replacement"), MUTANTS)
+def test_mutant_is_killed(module: ModuleType, check: Check, original: str, replacement: str) -> None:
+    mutant = mutated(module, original, replacement)
+    with pytest.raises(AssertionError):
+        check(mutant)
+
+
+@pytest.mark.parametrize(("module", "check"), [(m, c) for m, c, _, _ in MUTANTS])
+def test_the_original_survives_the_same_way(module: ModuleType, check: Check) -> None:
+    check(mutated(module, "from __future__ import annotations\n", "from __future__ import annotations\n\n"))

@@ -1,0 +1,232 @@
+"""The recipes from end to end on the tiny models: what they publish, resume, guards, synchronisation."""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from instructbooth.contract import Env, Stage
+from instructbooth.spec.job import ResolvedJob
+from instructbooth_trainer.diffusion.adapter import WEIGHTS
+from instructbooth_trainer.recipes.reinforce import Reinforce
+from instructbooth_trainer.recipes.training import SynchronizedAdamW
+from instructbooth_trainer.runtime.environment import PodEnvironment
+from instructbooth_trainer.runtime.errors import RunError, UserError
+from instructbooth_trainer.runtime.stop import StopFlag
+from instructbooth_trainer.runtime.worker import make_context
+from tests.unit.trainer.harness import Lab, published, share_stage1
+
+PERSONALIZE, REINFORCE = Stage.PERSONALIZE, Stage.REINFORCE
+
+
+class Killed(Exception):
+    """Stands for a SIGKILL: nothing is saved on the way out."""
+
+
+def kill_at_update(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Die in the optimizer step with this number, counted from 1."""
+    original, count = SynchronizedAdamW.step, 0
+
+    def step(self: SynchronizedAdamW, *args: Any, **kwargs: Any) -> Any:
+        nonlocal count
+        count += 1
+        if count == number:
+            raise Killed
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(SynchronizedAdamW, "step", step)
+
+
+def second_stage(lab: Lab, personalized: ResolvedJob, **reinforcement: Any) -> ResolvedJob:
+    return share_stage1(lab, personalized, lab.job(uuid.uuid4().hex, reinforcement=reinforcement))
+
+
+def report(lab: Lab, job: ResolvedJob, stage: Stage, attempt: int = 1) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((lab.output(job, stage, attempt) / f"{stage.value}.json").read_text())
+    return content
+
+
+def stage_object(lab: Lab, job: ResolvedJob) -> Reinforce:
+    workdir = lab.root / uuid.uuid4().hex
+    workdir.mkdir()
+    os.environ[Env.STORE] = str(lab.root)
+    pod = PodEnvironment(job, REINFORCE, 1, {PERSONALIZE: 1}, 0, None, local=True, workdir=workdir)
+    return Reinforce(make_context(pod, StopFlag()))
+
+
+def test_personalize_publishes_adapter_numbers_and_samples(lab: Lab, personalized: ResolvedJob) -> None:
+    folder = lab.output(personalized, PERSONALIZE)
+    assert {path.name for path in folder.iterdir()} >= {WEIGHTS, "personalize.json", "samples.png"}
+    losses = report(lab, personalized, PERSONALIZE)["loss"]
+    assert len(losses) == 20
+    assert sum(losses[-5:]) < sum(losses[:5])
+
+
+def test_personalize_goes_on_bit_for_bit(lab: Lab, personalized: ResolvedJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = lab.job("killed-1")
+    with monkeypatch.context() as patch:
+        kill_at_update(patch, 12)
+        with pytest.raises(Killed):
+            lab.run(job, PERSONALIZE)
+    lab.run(job, PERSONALIZE, attempt=2)
+    assert published(lab, job, PERSONALIZE, 2) == published(lab, personalized, PERSONALIZE)
+    assert report(lab, job, PERSONALIZE, 2)["loss"] == report(lab, personalized, PERSONALIZE)["loss"]
+
+
+def test_prior_preservation_matters_and_may_be_left_out(lab: Lab, personalized: ResolvedJob) -> None:
+    job = lab.job("no-prior", personalization={"steps": 3, "priorPreservation": {"weight": 0}})
+    lab.run(job, PERSONALIZE)
+    assert report(lab, job, PERSONALIZE)["loss"] != report(lab, personalized, PERSONALIZE)["loss"][:3]
+
+
+def test_text_encoder_is_trained_and_survives_stage_2(lab: Lab) -> None:
+    changes = {"personalization": {"steps": 3, "trainTextEncoder": True}, "reinforcement": {"epochs": 1}}
+    job = lab.job("text-encoder", **changes)
+    lab.run(job, PERSONALIZE)
+    lab.run(job, REINFORCE)
+    first = load_file(lab.output(job, PERSONALIZE) / WEIGHTS)
+    second = load_file(lab.output(job, REINFORCE) / WEIGHTS)
+    text = [name for name in first if name.startswith("text_encoder.") and "lora_B" in name]
+    assert text
+    assert any(float(first[name].abs().max()) > 0 for name in text)
+    assert all(torch.equal(first[name], second[name]) for name in text)
+    assert any(not torch.equal(first[name], second[name]) for name in first if name.startswith("unet."))
+
+
+def test_half_precision_runs_both_stages(lab: Lab) -> None:
+    job = lab.job("bf16", personalization={"steps": 2}, reinforcement={"epochs": 1})
+    job = job.model_copy(
+        update={"spec": job.spec.model_copy(update={"model": job.spec.model.model_copy(update={"dtype": "bf16"})})}
+    )
+    lab.run(job, PERSONALIZE)
+    lab.run(job, REINFORCE)
+    assert report(lab, job, REINFORCE)["epochs"][0]["grad_norm"] > 0
+
+
+def test_reinforce_goes_on_bit_for_bit(lab: Lab, personalized: ResolvedJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    stopping = {"prompts": {"inline": ["a {subject}"]}, "intervalEpochs": 1}
+    whole = second_stage(lab, personalized, earlyStopping=stopping)
+    lab.run(whole, REINFORCE)
+    assert len(report(lab, whole, REINFORCE)["epochs"]) == 5
+    job = second_stage(lab, personalized, earlyStopping=stopping)
+    with monkeypatch.context() as patch:
+        kill_at_update(patch, 15)  # in the fourth epoch; the checkpoint is of the second
+        with pytest.raises(Killed):
+            lab.run(job, REINFORCE)
+    lab.run(job, REINFORCE, attempt=2)
+    assert published(lab, job, REINFORCE, 2) == published(lab, whole, REINFORCE)
+    assert report(lab, job, REINFORCE, 2) == report(lab, whole, REINFORCE)
+
+
+def test_the_first_ratio_is_exactly_one(lab: Lab, personalized: ResolvedJob) -> None:
+    stage = stage_object(lab, second_stage(lab, personalized, sampling={"steps": 4, "guidanceScale": 2}))
+    pairs, _ = stage.collect(0)
+    old, reference = stage.before(pairs, 0)
+    for update in stage.updates(len(pairs.steps), 0, inner=0):
+        for rows in update:
+            log_prob, mean = stage.log_prob(pairs, rows)
+            assert log_prob.requires_grad
+            assert torch.equal((log_prob - old[rows]).exp(), torch.ones(len(rows)))
+            assert torch.equal(mean, reference[rows]), "before the first update the policy is its reference"
+
+
+def test_pairs_cover_the_transitions_of_the_rollout(lab: Lab, personalized: ResolvedJob) -> None:
+    stage = stage_object(lab, second_stage(lab, personalized))
+    pairs, rewards = stage.collect(0)
+    assert len(rewards) == 12
+    assert len(pairs.steps) == 24
+    assert int(pairs.steps.max()) < 3, "the last step is left out"
+    # x_{t-1} lies a standard normal's distance from mu: its squared distance in sigmas averages to 1.
+    _, mean = stage.log_prob(pairs, torch.arange(24))
+    z = (pairs.next_latents - mean) / stage.schedule.sigma[pairs.steps].view(-1, 1, 1, 1)
+    assert float(z.pow(2).mean()) == pytest.approx(1.0, abs=0.1)
+    # Groups of four pictures: advantages of each sum to zero.
+    assert float(pairs.advantages.view(3, 8).sum(dim=1).abs().max()) < 1e-4
+
+
+def test_rewards_never_read_the_identifier(
+    lab: Lab, personalized: ResolvedJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = stage_object(lab, second_stage(lab, personalized))
+    read: list[str] = []
+    drawn: list[str] = []
+    original, encode = stage.reward, stage.model.encode_prompts
+
+    def spy(images: torch.Tensor, prompts: list[str]) -> torch.Tensor:
+        read.extend(prompts)
+        return original(images, prompts)
+
+    monkeypatch.setattr(stage, "reward", spy)
+    monkeypatch.setattr(stage.model, "encode_prompts", lambda prompts: (drawn.extend(prompts), encode(prompts))[1])
+    for epoch in range(2):
+        stage.collect(epoch)
+    assert len(read) == 24
+    assert all("sks" not in text.split(" ") and "striped star mascot" in text for text in read)
+    assert any("sks" in text.split(" ") for text in drawn)
+    assert any("sks" not in text.split(" ") for text in drawn)
+
+
+def test_kl_ceiling_keeps_the_last_good_adapter(lab: Lab, personalized: ResolvedJob) -> None:
+    job = second_stage(lab, personalized, guards={"klCeiling": 1e-12})
+    lab.run(job, REINFORCE)
+    numbers = report(lab, job, REINFORCE)
+    assert len(numbers["epochs"]) == 1
+    assert "klCeiling" in numbers["stopped"]
+    assert published(lab, job, REINFORCE) == published(lab, personalized, PERSONALIZE)
+
+
+def test_early_stopping_keeps_the_best_adapter(lab: Lab, personalized: ResolvedJob) -> None:
+    stopping = {"prompts": {"inline": ["a {subject}"]}, "intervalEpochs": 1, "patience": 2, "minDelta": 10}
+    job = second_stage(lab, personalized, earlyStopping=stopping)
+    lab.run(job, REINFORCE)
+    numbers = report(lab, job, REINFORCE)
+    assert len(numbers["epochs"]) == 2
+    assert "2 validations" in numbers["stopped"]
+    assert published(lab, job, REINFORCE) == published(lab, personalized, PERSONALIZE)
+
+
+def test_kl_weight_holds_the_policy_back(lab: Lab, personalized: ResolvedJob) -> None:
+    klass = [
+        second_stage(lab, personalized, klWeight=weight, innerEpochs=3, epochs=2, clipRange=0.5) for weight in (0, 1e4)
+    ]
+    for job in klass:
+        lab.run(job, REINFORCE)
+    free, held = (report(lab, job, REINFORCE)["epochs"][-1]["kl"] for job in klass)
+    assert held < free
+
+
+def test_a_ruined_gradient_ends_the_run(lab: Lab, personalized: ResolvedJob) -> None:
+    stage = stage_object(lab, second_stage(lab, personalized))
+    before = stage.adapter.tensors()
+    stage.optimizer.backward(sum(p.sum() for p in stage.adapter.parameters()) * torch.tensor(float("nan")))
+    with pytest.raises(RunError, match="GradientNotFinite"):
+        stage.optimizer.step(1, 0.0)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in stage.adapter.tensors().items())
+
+
+def test_gang_of_two_is_one_process_split(lab: Lab, personalized: ResolvedJob) -> None:
+    """Same pictures, same advantages, same summed gradient: only rounding tells two processes from one."""
+    changes = {"epochs": 2, "updatesPerEpoch": 1, "promptsPerEpoch": 3, "imagesPerPrompt": 3}  # 9 pictures: 5 + 4
+    single = second_stage(lab, personalized, **changes)
+    double = second_stage(lab, personalized, **changes, nodes=2)
+    gang = lab.run_gang(double, REINFORCE)
+    lab.run(single, REINFORCE)
+    lab.wait(gang)
+    ours, theirs = (report(lab, job, REINFORCE)["epochs"][0] for job in (single, double))
+    assert ours["reward_mean"] == pytest.approx(theirs["reward_mean"], abs=1e-5)
+    assert ours["reward_std"] == pytest.approx(theirs["reward_std"], abs=1e-5)
+    assert ours["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-3)
+
+
+def test_fewer_pictures_than_processes_is_the_users_error(lab: Lab, personalized: ResolvedJob) -> None:
+    job = second_stage(lab, personalized, promptsPerEpoch=1, imagesPerPrompt=2)
+    stage = stage_object(lab, job)
+    stage.run.gang.world_size = 3
+    with pytest.raises(UserError, match=r"TooFewImages.*2 pictures.*3 processes"):
+        Reinforce(stage.run)

@@ -1,0 +1,141 @@
+"""Rewards: preprocessing equal to the stock processor, scores equal to transformers', failures that stay failures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer, CLIPVisionModel
+
+from instructbooth.spec.stages import RewardSpec
+from instructbooth_trainer.rewards import RewardContext, WeightedReward, load_reward, score
+from instructbooth_trainer.rewards.clip_score import create as create_clip
+from instructbooth_trainer.rewards.preprocess import Preprocess
+from instructbooth_trainer.rewards.subject_identity import create as create_identity
+from instructbooth_trainer.runtime.errors import RunError, UserError
+from tests.unit.trainer.tiny import TinyWorld
+
+
+def pictures(count: int, height: int, width: int) -> tuple[list[Image.Image], Tensor]:
+    """Smooth random pictures, as PIL images and as the same numbers in [0, 1]."""
+    rng = np.random.default_rng(1)
+    small = [Image.fromarray(rng.integers(0, 255, (6, 6, 3), dtype=np.uint8)) for _ in range(count)]
+    images = [image.resize((width, height), Image.Resampling.BICUBIC) for image in small]
+    return images, torch.stack([torch.from_numpy(np.array(i)).permute(2, 0, 1).float() / 255 for i in images])
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (64, 64), (48, 80), (80, 40), (20, 20)])
+def test_preprocess_is_the_stock_processors(tiny: TinyWorld, height: int, width: int) -> None:
+    images, tensors = pictures(3, height, width)
+    theirs = CLIPImageProcessorPil.from_pretrained(tiny.clip)(images=images, return_tensors="pt").pixel_values
+    ours = Preprocess.from_folder(tiny.clip)(tensors)
+    assert ours.shape == theirs.shape
+    # PIL rounds to 8 bits after each of its two passes (up to 1 / 255, over the smallest std 0.26), and where it
+    # enlarges it cuts the first pass's overshoot before the second.
+    bound = 1.01 if min(height, width) >= 32 else 2.5
+    assert float((ours - theirs).abs().max()) <= bound / 255 / 0.26
+    assert float((ours - theirs).abs().mean()) <= 0.5 / 255 / 0.26
+
+
+def test_clip_score_is_the_cosine(tiny: TinyWorld) -> None:
+    images, tensors = pictures(2, 32, 32)
+    prompts = ["a photo of a mascot", "a small star on red"]
+    ours = create_clip({"model_folder": str(tiny.clip)})(tensors, prompts)
+    model, tokenizer = CLIPModel.from_pretrained(tiny.clip), CLIPTokenizer.from_pretrained(tiny.clip)
+    pixels = CLIPImageProcessorPil.from_pretrained(tiny.clip)(images=images, return_tensors="pt").pixel_values
+    with torch.no_grad():
+        for row in range(2):  # logits = exp(scale) * cosine, each text alone and so without padding
+            out = model(**tokenizer([prompts[row]], return_tensors="pt"), pixel_values=pixels[row : row + 1])
+            cosine = out.logits_per_image[0, 0] / model.logit_scale.exp()
+            torch.testing.assert_close(ours[row], cosine, rtol=1e-4, atol=1e-5)
+
+
+def test_clip_score_reaches_the_pixels(tiny: TinyWorld) -> None:
+    _, tensors = pictures(2, 64, 64)
+    tensors.requires_grad_(True)
+    create_clip({"model_folder": str(tiny.clip)})(tensors, ["a star", "a mascot"]).sum().backward()
+    assert tensors.grad is not None
+    assert float(tensors.grad.abs().max()) > 0
+
+
+def test_clip_score_does_not_drop_words_unasked(tiny: TinyWorld) -> None:
+    _, tensors = pictures(1, 32, 32)
+    long = "a " * 40
+    with pytest.raises(UserError, match=r"PromptTooLong.*truncate"):
+        create_clip({"model_folder": str(tiny.clip)})(tensors, [long])
+    scores = create_clip({"model_folder": str(tiny.clip), "longPrompts": "truncate"})(tensors, [long])
+    assert bool(scores.isfinite().all())
+
+
+def test_subject_identity_is_the_mean_cosine(tiny: TinyWorld) -> None:
+    references, tensors = pictures(3, 32, 32)
+    reward = create_identity({"model_folder": str(tiny.vision), "reference_images": references})
+    model = CLIPVisionModel.from_pretrained(tiny.vision)
+    pixels = CLIPImageProcessorPil.from_pretrained(tiny.vision)(images=references, return_tensors="pt").pixel_values
+    with torch.no_grad():
+        features = torch.nn.functional.normalize(model(pixel_values=pixels).pooler_output, dim=-1)
+    torch.testing.assert_close(reward(tensors, ["", "", ""]), (features @ features.T).mean(1), rtol=1e-3, atol=1e-3)
+
+
+def test_subject_identity_needs_pictures_and_a_model(tiny: TinyWorld) -> None:
+    with pytest.raises(ValueError, match="pictures"):
+        create_identity({"model_folder": str(tiny.vision), "reference_images": []})
+    with pytest.raises(ValueError, match="model"):
+        create_identity({"reference_images": [Image.new("RGB", (32, 32))]})
+
+
+def context(tiny: TinyWorld) -> RewardContext:
+    return RewardContext(lambda source: tiny.clip, tiny.subject_images())
+
+
+def test_a_plug_in_is_found_by_name(tiny: TinyWorld) -> None:
+    spec = RewardSpec.model_validate({"name": "clip-score", "model": {"s3": {"prefix": "clip"}}})
+    _, tensors = pictures(2, 32, 32)
+    assert load_reward(spec, context(tiny))(tensors, ["a star", "a mascot"]).shape == (2,)
+
+
+def test_an_unknown_plug_in_names_those_there_are(tiny: TinyWorld) -> None:
+    with pytest.raises(UserError, match=r"RewardUnknown.*clip-score.*subject-identity"):
+        load_reward(RewardSpec(name="image-reward"), context(tiny))
+
+
+def test_bad_parameters_are_the_users_error(tiny: TinyWorld) -> None:
+    wire = {"name": "clip-score", "model": {"s3": {"prefix": "clip"}}}
+    for params in ({"longPrompt": "truncate"}, {"longPrompts": "cut"}):
+        with pytest.raises(UserError, match=r"RewardInvalid.*longPrompts"):
+            load_reward(RewardSpec.model_validate({**wire, "params": params}), context(tiny))
+    with pytest.raises(UserError, match=r"RewardInvalid.*needs a model"):
+        load_reward(RewardSpec(name="clip-score"), context(tiny))
+
+
+class Fixed:
+    """A reward whose answer is given."""
+
+    def __init__(self, *answer: float) -> None:
+        self.answer = torch.tensor(answer)
+
+    def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        return self.answer
+
+
+class Broken:
+    """A reward that raises."""
+
+    def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        raise KeyError("weights")
+
+
+@pytest.mark.parametrize("reward", [Fixed(1.0, float("nan")), Fixed(float("inf"), 0.0), Fixed(1.0), Broken()])
+def test_a_failing_reward_is_an_error(reward: Fixed | Broken) -> None:
+    with pytest.raises(RunError, match=r"RewardFailed.*'it'"):
+        score("it", reward, torch.zeros(2, 3, 4, 4), ["a", "b"])
+
+
+def test_weighted_sum() -> None:
+    # 2 * (1, 3) - 0.5 * (4, 2) = (0, 5).
+    reward = WeightedReward([("a", 2.0, Fixed(1.0, 3.0)), ("b", -0.5, Fixed(4.0, 2.0))])
+    assert reward(torch.zeros(2, 3, 4, 4), ["x", "y"]).tolist() == [0.0, 5.0]
