@@ -50,6 +50,7 @@ async def watch(registry: kopf.OperatorRegistry, namespaces: tuple[str, ...]) ->
     await kopf.operator(
         registry=registry,
         settings=settings(),
+        identity=Label.MANAGER,  # no peers see it; without it kopf asks for the user's name, which a bare uid has not
         standalone=True,
         clusterwide=not namespaces,
         namespaces=list(namespaces),
