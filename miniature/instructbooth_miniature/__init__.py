@@ -1,1 +1,1 @@
-"""The miniature world: a small, real Stable-Diffusion-format model of a captioned synthetic world, and what judges it."""
+"""The miniature world: a small, real Stable-Diffusion-format model of a synthetic world, and what judges it."""

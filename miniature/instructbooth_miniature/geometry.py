@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+import itertools
+from functools import cache
 from typing import Literal
 
 import numpy as np
@@ -82,7 +83,7 @@ def _cross() -> Points:
     )
 
 
-@lru_cache(maxsize=None)
+@cache
 def shape_outline(shape: str) -> Points:
     """The polygon of a plain object, centred on its bounding box, longer side 2.
 
@@ -99,13 +100,15 @@ def shape_outline(shape: str) -> Points:
     return centred(outlines[shape])
 
 
-@lru_cache(maxsize=None)
+@cache
 def body_outline(body: str) -> Points:
     """The polygon of a mascot's body, longer side 2. Raises KeyError for a word that is not in BODIES."""
     outlines = {
         "round": ellipse(0, 0, 1, 1, 48),
         "square": _rounded_box(),
-        "triangle": np.array([[0.0, -1.0], [0.14, -0.94], [1.02, 0.74], [0.9, 0.9], [-0.9, 0.9], [-1.02, 0.74], [-0.14, -0.94]]),
+        "triangle": np.array(
+            [[0.0, -1.0], [0.14, -0.94], [1.02, 0.74], [0.9, 0.9], [-0.9, 0.9], [-1.02, 0.74], [-0.14, -0.94]]
+        ),
         "star": _star(0.55),
         "heart": _heart(),
         "cloud": _cloud(),
@@ -135,7 +138,7 @@ def _top(body: Points, x: float) -> float:
     closed = np.concatenate([body, body[:1]])
     crossings = [
         y0 + (y1 - y0) * (x - x0) / (x1 - x0)
-        for (x0, y0), (x1, y1) in zip(closed[:-1], closed[1:], strict=True)
+        for (x0, y0), (x1, y1) in itertools.pairwise(closed)
         if (x0 - x) * (x1 - x) <= 0 and x0 != x1
     ]
     return float(min(crossings, default=0.0))
@@ -157,13 +160,29 @@ def parts_behind(mascot: Mascot) -> list[Part]:
         elif mascot.crest == "horned":
             parts.append((np.array([[x - 0.2, y + 0.25], [x + 0.22 * side, y - 0.5], [x + 0.2, y + 0.25]]), "accent"))
         elif mascot.crest == "antennaed":
-            stalk = np.array([[x * 0.6 - 0.07, y + 0.3], [x - 0.07, y - 0.4], [x + 0.07, y - 0.4], [x * 0.6 + 0.07, y + 0.3]])
+            stalk = np.array(
+                [[x * 0.6 - 0.07, y + 0.3], [x - 0.07, y - 0.4], [x + 0.07, y - 0.4], [x * 0.6 + 0.07, y + 0.3]]
+            )
             parts += [(stalk, "outline"), (ellipse(x, y - 0.45, 0.2, 0.2), "accent")]
         if mascot.feet:
             parts.append((ellipse(x, _bottom(body, x) + 0.04, 0.28, 0.18), "main"))
     if mascot.crest == "sprouting":
         y = _top(body, 0.0)
-        parts.append((np.array([[0.0, y + 0.2], [-0.14, y - 0.2], [-0.5, y - 0.5], [-0.06, y - 0.42], [0.1, y - 0.7], [0.28, y - 0.3]]), "accent"))
+        parts.append(
+            (
+                np.array(
+                    [
+                        [0.0, y + 0.2],
+                        [-0.14, y - 0.2],
+                        [-0.5, y - 0.5],
+                        [-0.06, y - 0.42],
+                        [0.1, y - 0.7],
+                        [0.28, y - 0.3],
+                    ]
+                ),
+                "accent",
+            )
+        )
     return parts
 
 
@@ -176,7 +195,10 @@ def parts_before(mascot: Mascot) -> list[Part]:
     else:
         for side in (-1.0, 1.0):
             x = 0.28 * side
-            parts += [(ellipse(x, drop - 0.12, 0.235, 0.27), "white"), (ellipse(x * 0.9, drop - 0.09, 0.125, 0.14), "outline")]
+            parts += [
+                (ellipse(x, drop - 0.12, 0.235, 0.27), "white"),
+                (ellipse(x * 0.9, drop - 0.09, 0.125, 0.14), "outline"),
+            ]
     y = drop + 0.36
     if mascot.mouth == "open":
         parts.append((ellipse(0, y, 0.17, 0.13), "mouth"))

@@ -66,9 +66,12 @@ def _draw_mascot(canvas: Image.Image, mascot: Mascot, pose: Pose) -> None:
         draw.polygon(corners, fill=paints[paint])
         _outline(draw, corners, width)
     corners = _corners(_place(body, pose, scale, centre))
-    mask = Image.new("L", canvas.size, 0)
-    ImageDraw.Draw(mask).polygon(corners, fill=255)
-    canvas.paste(_patterned(mascot.pattern, main, accent, pose, scale, centre, canvas.size), mask=mask)
+    left, top = (int(edge) for edge in np.floor(np.min(corners, axis=0)))
+    right, bottom = (int(edge) + 1 for edge in np.ceil(np.max(corners, axis=0)))
+    mask = Image.new("L", (right - left, bottom - top), 0)
+    ImageDraw.Draw(mask).polygon([(x - left, y - top) for x, y in corners], fill=255)
+    box = (left, top, right, bottom)
+    canvas.paste(_patterned(mascot.pattern, main, accent, pose, scale, centre, box), (left, top), mask)
     _outline(draw, corners, width)
     for points, paint in parts_before(mascot):
         corners = _corners(_place(points, pose, scale, centre))
@@ -82,11 +85,14 @@ def _outline(draw: ImageDraw.ImageDraw, corners: list[tuple[float, float]], widt
 
 
 def _patterned(
-    pattern: str, main: Rgb, accent: Rgb, pose: Pose, scale: float, centre: Points, size: tuple[int, int]
+    pattern: str, main: Rgb, accent: Rgb, pose: Pose, scale: float, centre: Points, box: tuple[int, int, int, int]
 ) -> Image.Image:
-    """The two-tone pattern over the whole canvas, fixed to the mascot's own frame. Raises KeyError if unknown."""
-    axis_x = (np.arange(size[0]) + 0.5) / SUPERSAMPLING
-    axis_y = (np.arange(size[1]) + 0.5) / SUPERSAMPLING
+    """The two-tone pattern inside a box (left, top, right, bottom) of the supersampled canvas.
+
+    It is fixed to the mascot's own frame. Raises KeyError for a word that is not in PATTERNS.
+    """
+    axis_x = (np.arange(box[0], box[2]) + 0.5) / SUPERSAMPLING
+    axis_y = (np.arange(box[1], box[3]) + 0.5) / SUPERSAMPLING
     angle = np.deg2rad(pose.rotation)
     shifted_x = ((axis_x - pose.x) / scale + centre[0])[None, :]
     shifted_y = ((axis_y - pose.y) / scale + centre[1])[:, None]

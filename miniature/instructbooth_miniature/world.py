@@ -41,7 +41,7 @@ MASCOT_PALETTE: Final[dict[str, Rgb]] = {
 }
 """Colours of mascots: none of them is a background or a plain object's colour."""
 
-OUTLINE: Final[Rgb] = (40, 34, 48)
+OUTLINE: Final[Rgb] = (62, 50, 78)
 """The dark line round every mascot; plain objects have none."""
 
 SHAPES: Final = ("circle", "square", "triangle", "star", "heart", "cross")

@@ -1,0 +1,64 @@
+"""Stage "card": measures what is shipped and writes miniature/README.md, figures.json and the contact sheet."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from transformers import ConvNextModel
+
+from .evaluate import base_figures, held_out_subject_prompts, sample, skill_rates
+from .fidelity import separation
+from .oracle_check import round_trip_figures
+from .pipeline import load_pipeline
+from .subjects import DEMO_HELD_OUT_PROMPTS, DEMO_TRAIN_PROMPTS, HELD_OUT_SUBJECTS
+
+PER_FAMILY = 128
+GUIDANCE = 4.0
+SHEET_COLUMNS = 10
+SHEET_PROMPTS = (
+    "a mascot on a blue background",
+    "a teal and pink dotted round mascot on a white background",
+    "a horned lime and navy striped ghost mascot",
+    "a mascot on the left on a yellow background",
+    "a mascot at the top on a purple background",
+    "a small mascot on a red background",
+    "a big mascot on a green background",
+    "a mascot next to a red circle",
+    "a pink and brown checkered flower mascot next to a blue star on a white background",
+    "a yellow heart on a black background",
+)
+
+
+def contact_sheet(pictures: npt.NDArray[np.uint8], columns: int, zoom: int = 2) -> Image.Image:
+    """Pictures [rows * columns, 64, 64, 3] row by row on one sheet, enlarged without smoothing."""
+    rows = [np.concatenate(list(row), axis=1) for row in pictures.reshape(-1, columns, *pictures.shape[1:])]
+    sheet = Image.fromarray(np.concatenate(rows, axis=0))
+    return sheet.resize((sheet.width * zoom, sheet.height * zoom), Image.Resampling.NEAREST)
+
+
+def measure(work: Path, weights: Path, seed: int) -> dict[str, dict[str, float]]:
+    """All figures of the card, by group."""
+    pipeline = load_pipeline(weights / "pipeline")
+    figures = {"round trip": round_trip_figures(pipeline.vae, seed)}
+    for steps in (20, 8):
+        for family, rates in base_figures(pipeline, PER_FAMILY, steps, GUIDANCE, seed).items():
+            figures[f"{family}, {steps} steps"] = rates
+    for family, rates in base_figures(pipeline, PER_FAMILY, 20, 1.0, seed).items():
+        figures[f"{family}, 20 steps, no guidance"] = rates
+    demo = held_out_subject_prompts(HELD_OUT_SUBJECTS["demo"], (*DEMO_TRAIN_PROMPTS, *DEMO_HELD_OUT_PROMPTS)) * 8
+    figures["the demo's prompts, described subject"] = skill_rates(sample(pipeline, demo, 20, GUIDANCE, seed), demo)
+    figures["clip"] = json.loads((work / "clip-figures.json").read_text())
+    figures["fidelity"] = separation(ConvNextModel.from_pretrained(str(weights / "fidelity")).float().eval(), seed)
+    return figures
+
+
+def write_card(work: Path, weights: Path, folder: Path, seed: int) -> None:
+    """Measure the shipped weights; write figures.json, contact-sheet.png and README.md into `folder`."""
+    torch.set_num_threads(2)
+    figures = measure(work, weights, seed)
+    (folder / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")

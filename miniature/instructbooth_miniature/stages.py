@@ -1,0 +1,183 @@
+"""The stages of the build, each from files of the work folder to files of the work folder."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from diffusers import AutoencoderKL
+from safetensors.torch import load_file, save_file
+from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer, ConvNextModel
+
+from . import clip as clip_stage
+from . import fidelity as fidelity_stage
+from . import text as text_stage
+from . import unet as unet_stage
+from . import vae as vae_stage
+from .card import write_card
+from .data import CAPTIONS_PER_SCENE, Dataset, build_data, load_data
+from .pipeline import save_pipeline
+from .tokenizer import make_tokenizer
+from .training import Ema
+
+HELD_BACK = 1000
+"""Scenes at the end of the data that no stage trains on: the card's figures come from them."""
+TEXT_CAPTIONS = 60000
+RENDEZVOUS_PORT = 29713
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Where the build works and how much it does."""
+
+    work: Path
+    weights: Path
+    seed: int = 0
+    workers: int = 2
+    unet_steps: int = 3000
+    num_shards: int = 40
+    vae_shards: int = 10
+    vae_steps: int = 1000
+    decoder_steps: int = 1200
+    text_steps: int = 350
+    clip_steps: int = 1200
+    fidelity_steps: int = 900
+    fidelity_identities: int = 5000
+    unet_batch: int = 128
+    unet_peak_rate: float = 1.2e-3
+    checkpoint_steps: int = 250
+
+
+def _data(plan: Plan, num_shards: int | None = None) -> Dataset:
+    return load_data(plan.work / "data", num_shards or plan.num_shards)
+
+
+def _tokenizer(plan: Plan) -> CLIPTokenizer:
+    return make_tokenizer(plan.work / "tokenizer")
+
+
+def _token_ids(tokenizer: CLIPTokenizer, texts: list[str]) -> torch.Tensor:
+    """Ids [scenes, captions, tokens] of all captions, in the order of the data."""
+    chunks = [text_stage.tokenize(tokenizer, texts[first : first + 4000]) for first in range(0, len(texts), 4000)]
+    return torch.cat(chunks).view(-1, CAPTIONS_PER_SCENE, text_stage.MAX_TOKENS)
+
+
+def _all_captions(dataset: Dataset) -> list[str]:
+    return [text for texts in dataset.captions for text in texts]
+
+
+def data(plan: Plan) -> None:
+    """Render pictures and write captions."""
+    build_data(plan.work / "data", plan.seed, plan.num_shards, plan.workers)
+
+
+def vae(plan: Plan) -> None:
+    """Train the autoencoder, then its decoder alone; cache the scaled latents of all data between the two."""
+    dataset = _data(plan)
+    few = dataset.pictures[: plan.vae_shards * 2000]
+    if not (plan.work / "vae-encoder" / "config.json").exists():
+        model = vae_stage.train_vae(few, plan.work, plan.seed, plan.vae_steps)
+        latents = vae_stage.encode_means(model, dataset.pictures)
+        factor = vae_stage.set_scaling_factor(model, latents)
+        save_file({"latents": (latents * factor).contiguous()}, plan.work / "latents.safetensors")
+        model.save_pretrained(plan.work / "vae-encoder")
+    if not (plan.work / "vae" / "config.json").exists():
+        model = AutoencoderKL.from_pretrained(str(plan.work / "vae-encoder"))
+        latents = load_file(plan.work / "latents.safetensors")["latents"][: len(few)]
+        vae_stage.train_decoder(model, few, latents, plan.work, plan.seed, plan.decoder_steps)
+        model.save_pretrained(plan.work / "vae")
+
+
+def text(plan: Plan) -> None:
+    """Give the text encoder its head start."""
+    if text_stage.load_or_none(plan.work / "text_encoder") is None:
+        tokenizer = _tokenizer(plan)
+        texts = _all_captions(_data(plan))[:TEXT_CAPTIONS]
+        ids = _token_ids(tokenizer, texts).flatten(0, 1)
+        labels = torch.tensor([text_stage.attributes(text) for text in texts])
+        encoder = text_stage.train_text_encoder(tokenizer, ids, labels, plan.seed, plan.text_steps)
+        encoder.save_pretrained(plan.work / "text_encoder")
+
+
+def unet(plan: Plan) -> None:
+    """Train denoiser and text encoder on `plan.workers` processes."""
+    ids = plan.work / "ids.safetensors"
+    if not ids.exists():
+        tokenizer = _tokenizer(plan)
+        empty = text_stage.tokenize(tokenizer, [""])[0]
+        save_file({"ids": _token_ids(tokenizer, _all_captions(_data(plan))), "empty": empty}, ids)
+    mp.spawn(_unet_worker, args=(plan,), nprocs=plan.workers)  # type: ignore[attr-defined]
+
+
+def _unet_worker(rank: int, plan: Plan) -> None:
+    torch.set_num_threads(1)
+    if plan.workers > 1:
+        address = f"tcp://127.0.0.1:{RENDEZVOUS_PORT}"
+        dist.init_process_group("gloo", init_method=address, rank=rank, world_size=plan.workers)
+    tokens = load_file(plan.work / "ids.safetensors")
+    latents = load_file(plan.work / "latents.safetensors")["latents"]
+    corpus = unet_stage.Corpus(latents[:-HELD_BACK], tokens["ids"][:-HELD_BACK], tokens["empty"])
+    encoder = CLIPTextModel.from_pretrained(str(plan.work / "text_encoder"))
+    run = unet_stage.UnetRun(
+        plan.unet_steps, plan.unet_batch // plan.workers, plan.unet_peak_rate, plan.checkpoint_steps, plan.seed
+    )
+
+    def snapshot(emas: dict[str, Ema]) -> None:
+        save_file(emas["unet"].values, plan.work / "unet-average.safetensors")
+        save_file(emas["text"].values, plan.work / "text-average.safetensors")
+
+    unet_stage.train_unet(corpus, encoder, plan.work, run, snapshot, rank, plan.workers)
+
+
+def clip(plan: Plan) -> None:
+    """Train the reward model."""
+    if (plan.work / "clip" / "config.json").exists():
+        return
+    torch.manual_seed(plan.seed)
+    dataset, tokenizer = _data(plan), _tokenizer(plan)
+    texts, rng = _all_captions(dataset), random.Random(f"false/{plan.seed}")
+    ids = _token_ids(tokenizer, texts)
+    false_ids = _token_ids(tokenizer, [clip_stage.make_false(text, rng) for text in texts])
+    seen = slice(0, len(ids) - HELD_BACK)
+    model = clip_stage.make_clip(tokenizer)
+    clip_stage.train_clip(model, dataset.pictures[seen], ids[seen], false_ids[seen], plan.seed, plan.clip_steps)
+    unseen = slice(len(ids) - HELD_BACK, len(ids))
+    figures = clip_stage.clip_figures(model, dataset.pictures[unseen], ids[unseen, 0], false_ids[unseen, 0])
+    (plan.work / "clip-figures.json").write_text(json.dumps(figures, indent=1))
+    clip_stage.save_clip(model, tokenizer, plan.work / "clip")
+
+
+def fidelity(plan: Plan) -> None:
+    """Train the subject-fidelity encoder."""
+    if (plan.work / "fidelity" / "config.json").exists():
+        return
+    pictures = fidelity_stage.render_identities(plan.work, plan.seed, plan.fidelity_identities)
+    encoder = fidelity_stage.train_fidelity(pictures, plan.seed, plan.fidelity_steps)
+    fidelity_stage.save_fidelity(encoder, plan.work / "fidelity")
+
+
+def export(plan: Plan) -> None:
+    """Put what is there (finished or not) into the weights folder, in half precision."""
+    tokenizer = _tokenizer(plan)
+    encoder = text_stage.make_text_encoder(tokenizer)
+    encoder.load_state_dict(load_file(plan.work / "text-average.safetensors"), strict=False)
+    denoiser = unet_stage.make_unet()
+    denoiser.load_state_dict(load_file(plan.work / "unet-average.safetensors"))
+    finished = plan.work / "vae"
+    model = AutoencoderKL.from_pretrained(str(finished if finished.exists() else plan.work / "vae-encoder"))
+    save_pipeline(plan.weights / "pipeline", model, encoder, tokenizer, denoiser)
+    for name, kind in (("clip", CLIPModel), ("fidelity", ConvNextModel)):
+        if (plan.work / name / "config.json").exists():
+            shutil.copytree(plan.work / name, plan.weights / name, dirs_exist_ok=True)
+            kind.from_pretrained(str(plan.work / name)).half().save_pretrained(plan.weights / name)
+
+
+def card(plan: Plan) -> None:
+    """Measure what was exported and write the card with its contact sheet."""
+    write_card(plan.work, plan.weights, plan.weights.parent, plan.seed)
