@@ -91,10 +91,19 @@ def read_environment(env: Mapping[str, str]) -> PodEnvironment:
 
 
 def prepare_home(workdir: Path) -> None:
-    """Point every cache of the libraries below into scratch: the rest of a pod's file system may be read-only."""
-    for name, folder in {"HF_HOME": "hf", "XDG_CACHE_HOME": "cache", "TORCHINDUCTOR_CACHE_DIR": "inductor"}.items():
-        os.environ.setdefault(name, str(workdir / folder))
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    """Point every cache of the libraries below into scratch, where the rest of a pod's file system may be read-only,
+    and keep their progress bars out of the log. What the pod's environment says goes first.
+    """
+    for name, value in {
+        "HF_HOME": str(workdir / "hf"),
+        "XDG_CACHE_HOME": str(workdir / "cache"),
+        "TORCHINDUCTOR_CACHE_DIR": str(workdir / "inductor"),
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "TQDM_DISABLE": "1",
+        "DIFFUSERS_VERBOSITY": "error",
+        "TRANSFORMERS_VERBOSITY": "error",
+    }.items():
+        os.environ.setdefault(name, value)
 
 
 def _workdir(env: Mapping[str, str]) -> Path:
