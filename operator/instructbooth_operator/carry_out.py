@@ -54,7 +54,10 @@ class Hands:
 
     async def write_status(self, job: JsonObject, status: InstructBoothJobStatus) -> bool:
         """Write what differs, unless somebody else has written since; False if nothing differs. Raises ApiError."""
-        patch = merge_patch(job.get("status", {}), status.to_wire())
+        # As this version reads it: a default that a newer version added is no difference, least of all after the end.
+        stored = job.get("status")
+        before = InstructBoothJobStatus.model_validate(stored).to_wire() if stored else {}
+        patch = merge_patch(before, status.to_wire())
         if not patch:
             return False
         meta = job["metadata"]

@@ -87,7 +87,13 @@ class Reconciler:
                 await self._hands.act(job, action)
         except Rejected as refused:
             made = await self._plan(key, job, refused.rejection)
-        if await self._hands.write_status(job, made.status):
+        try:
+            written = await self._hands.write_status(job, made.status)
+        except ApiError as error:
+            if error.conflict:
+                await self._observer.refresh(key)  # the next pass decides on what is true
+            raise
+        if written:
             self._count(job, made.status)
             for event in made.events:
                 await self._hands.post(job, event)

@@ -1,0 +1,222 @@
+"""The reconciler when the cache is stale, events are lost and the API server says no."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from copy import deepcopy
+from typing import Any
+
+import pytest
+
+from instructbooth_operator.cache import Cache, Key
+from instructbooth_operator.carry_out import Hands
+from instructbooth_operator.errors import ApiError, StillThere
+from instructbooth_operator.freshness import Freshness
+from instructbooth_operator.observe import Observer
+from instructbooth_operator.progress import ProgressPuller
+from instructbooth_operator.reconciler import Reconciler
+from instructbooth_operator.resources import CONFIG_MAPS, EVENTS, IBJ, JOBS, SERVICES
+from instructbooth_operator.resync import Resync
+from instructbooth_operator.workqueue import WorkQueue
+from tests.unit.operator.fake_api import FakeApi
+from tests.unit.reconcile.world import DEFAULTS, START, job_object
+
+KEY = Key("lab", "mascot")
+P1, P2 = "mascot-personalize-1", "mascot-personalize-2"
+
+
+class Rig:
+    """An operator without processes and watches. What the test does not tell its cache, it does not know."""
+
+    def __init__(self) -> None:
+        self.api, self.cache, self.queue = FakeApi(), Cache(), WorkQueue[Key]()
+        self.freshness = Freshness()
+        self.api.put(IBJ, job_object())
+        self.restart()
+
+    def restart(self) -> None:
+        self.reconciler = Reconciler(
+            queue=self.queue,
+            cache=self.cache,
+            observer=Observer(self.api, self.cache, now=lambda: START),  # type: ignore[arg-type]
+            hands=Hands(self.api, self.cache, self.freshness),  # type: ignore[arg-type]
+            puller=ProgressPuller("", 5, lambda key: None),
+            defaults=DEFAULTS,
+        )
+
+    def run(self, scenario: Coroutine[Any, Any, Any]) -> Any:
+        return asyncio.run(scenario)
+
+    def tell(self) -> None:
+        """What a watch would: the job as it is now."""
+        self.cache.put(deepcopy(self.api.objects[IBJ.plural, "mascot"]))
+
+    def reconcile(self) -> float | None:
+        return asyncio.run(self.reconciler.reconcile(KEY))
+
+    def status(self) -> dict[str, Any]:
+        status: dict[str, Any] = self.api.objects[IBJ.plural, "mascot"].get("status", {})
+        return status
+
+    def fails(self, *verbs: tuple[str, str], error: Exception) -> None:
+        """The next request of that kind gets an error; the others are served."""
+        left = list(verbs)
+
+        def trouble(verb: str, plural: str) -> None:
+            if (verb, plural) in left:
+                left.remove((verb, plural))
+                raise error
+
+        self.api.trouble = trouble
+
+
+@pytest.fixture
+def rig() -> Rig:
+    rig = Rig()
+    rig.tell()
+    return rig
+
+
+def test_the_first_pass_creates_and_writes_and_tells(rig: Rig) -> None:
+    rig.reconcile()
+    assert rig.api.names(CONFIG_MAPS) == ["mascot-spec"]
+    assert rig.api.names(SERVICES) == ["mascot"]
+    assert rig.api.names(JOBS) == [P1]
+    assert rig.status()["phase"] == "Personalizing"
+    assert len(rig.api.names(EVENTS)) == 1
+    before = len(rig.api.requests)
+    rig.reconcile()
+    assert len(rig.api.requests) == before, "nothing happened, and something was asked"
+
+
+def test_a_stale_job_starts_no_second_gang(rig: Rig) -> None:
+    """The cache shows a job without status; in truth its first gang has come and gone and the second one runs."""
+    stale = deepcopy(rig.api.objects[IBJ.plural, "mascot"])
+    rig.reconcile()
+    stage = {"name": "personalize", "state": "Running", "attempt": 2, "jobName": P2, "restarts": {"failures": 1}}
+    job = deepcopy(rig.api.objects[IBJ.plural, "mascot"])
+    job["status"]["stages"][0] = stage
+    rig.api.put(IBJ, job)
+    first = rig.api.objects.pop((JOBS.plural, P1))
+    first["metadata"] |= {"name": P2, "uid": "second"}
+    first["metadata"]["labels"]["instructbooth.io/attempt"] = "2"
+    rig.api.put(JOBS, first)
+    rig.cache = Cache()
+    rig.cache.put(stale)
+    rig.restart()
+    rig.reconcile()
+    assert rig.api.names(JOBS) == [P2]
+    assert rig.status()["stages"][0]["attempt"] == 2
+
+
+def test_a_child_whose_event_was_lost_is_asked_for(rig: Rig) -> None:
+    rig.reconcile()
+    rig.cache = Cache()
+    rig.tell()
+    rig.restart()
+    rig.reconcile()
+    assert rig.api.names(JOBS) == [P1]
+    assert rig.status()["stages"][0]["restarts"] == {"failures": 0, "disruptions": 0}
+
+
+def test_a_status_is_not_written_over_somebody_else_s(rig: Rig) -> None:
+    rig.reconcile()
+    job = deepcopy(rig.api.objects[IBJ.plural, "mascot"])
+    job["status"]["phase"] = "Failed"
+    job["status"]["conditions"].append(
+        {"type": "Failed", "status": "True", "reason": "Other", "lastTransitionTime": "2026-11-23T09:00:00Z"}
+    )
+    rig.api.put(IBJ, job)
+    child = deepcopy(rig.api.objects[JOBS.plural, P1])
+    child["spec"]["suspend"] = False
+    child["status"] = {"ready": 1, "conditions": []}
+    rig.cache.put(rig.api.put(JOBS, child))
+    rig.cache.put(deepcopy(rig.cache.job(KEY)) | {"status": {}})  # type: ignore[operator]
+    with pytest.raises(ApiError) as raised:
+        rig.reconcile()
+    assert raised.value.conflict
+    before = len(rig.api.requests)
+    rig.reconcile()  # it knows the truth now, and leaves a finished job alone
+    assert rig.status()["phase"] == "Failed"
+    assert [verb for verb, _, _ in rig.api.requests[before:]] == ["get", "delete"]
+
+
+@pytest.mark.parametrize("number", range(5))
+def test_after_any_failed_write_the_next_pass_goes_on(rig: Rig, number: int) -> None:
+    writes = [("apply", "configmaps"), ("apply", "services"), ("apply", "jobs")]
+    writes += [("patch", "instructboothjobs"), ("create", "events")]
+    rig.fails(writes[number], error=ApiError(500, "InternalError", "etcd is away"))
+    with pytest.raises(ApiError):
+        rig.reconcile()
+    rig.tell()
+    rig.reconcile()
+    assert rig.api.names(JOBS) == [P1]
+    assert rig.status()["stages"][0]["attempt"] == 1
+
+
+def test_a_child_of_an_earlier_life_is_waited_for(rig: Rig) -> None:
+    rig.reconcile()
+    for obj in rig.api.objects.values():
+        for owner in obj["metadata"].get("ownerReferences", ()):
+            owner["uid"] = "an earlier life"
+    rig.api.put(IBJ, job_object() | {"status": {}})
+    rig.cache = Cache()
+    rig.tell()
+    rig.restart()
+    with pytest.raises(StillThere, match="earlier mascot"):
+        rig.reconcile()
+
+
+def test_an_event_that_was_posted_before_is_no_error(rig: Rig) -> None:
+    rig.fails(("create", "events"), error=ApiError(409, "AlreadyExists", "posted"))
+    rig.reconcile()
+
+
+def test_the_server_s_wish_to_wait_is_granted(rig: Rig) -> None:
+    async def scenario() -> float:
+        rig.fails(("apply", "jobs"), error=ApiError(429, "TooManyRequests", "slow down", retry_after=7))
+        rig.queue.add(KEY)
+        work = asyncio.create_task(rig.reconciler.work())
+        while not rig.queue._timers:
+            await asyncio.sleep(0)
+        work.cancel()
+        return rig.queue._timers[KEY].when() - asyncio.get_running_loop().time()
+
+    assert rig.run(scenario()) == pytest.approx(7, abs=1)
+
+
+def test_one_job_s_trouble_does_not_end_the_worker(rig: Rig) -> None:
+    async def scenario() -> None:
+        rig.fails(("apply", "jobs"), error=RuntimeError("a bug"))
+        rig.queue.add(KEY)
+        work = asyncio.create_task(rig.reconciler.work())
+        while not rig.queue._timers:
+            await asyncio.sleep(0)
+        rig.queue.add(KEY)
+        while rig.api.names(JOBS) != [P1]:
+            await asyncio.sleep(0)
+        work.cancel()
+
+    rig.run(scenario())
+
+
+def test_a_full_list_heals_what_the_watch_lost(rig: Rig) -> None:
+    async def scenario() -> None:
+        resync = Resync(
+            api=rig.api,  # type: ignore[arg-type]
+            cache=rig.cache,
+            queue=rig.queue,
+            freshness=rig.freshness,
+            namespaces=(),
+        )
+        await rig.reconciler.reconcile(KEY)
+        await resync.prime()
+        assert resync.primed
+        assert len(rig.queue) == 0  # nothing new
+        del rig.api.objects[JOBS.plural, P1]  # and its event is lost
+        await resync.compare()
+        assert await rig.queue.get() == KEY
+        assert rig.cache.children(KEY, "0a1b2c3d") == []
+
+    rig.run(scenario())
