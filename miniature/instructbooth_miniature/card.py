@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
-from transformers import ConvNextModel
+from transformers import ResNetModel
 
 from .evaluate import base_figures, held_out_subject_prompts, sample, skill_rates
 from .fidelity import separation
@@ -53,7 +53,7 @@ def measure(work: Path, weights: Path, seed: int) -> dict[str, dict[str, float]]
     demo = held_out_subject_prompts(HELD_OUT_SUBJECTS["demo"], (*DEMO_TRAIN_PROMPTS, *DEMO_HELD_OUT_PROMPTS)) * 8
     figures["the demo's prompts, described subject"] = skill_rates(sample(pipeline, demo, 20, GUIDANCE, seed), demo)
     figures["clip"] = json.loads((work / "clip-figures.json").read_text())
-    figures["fidelity"] = separation(ConvNextModel.from_pretrained(str(weights / "fidelity")).float().eval(), seed)
+    figures["fidelity"] = separation(ResNetModel.from_pretrained(str(weights / "fidelity")).float().eval(), seed)
     return figures
 
 

@@ -17,14 +17,14 @@ import numpy.typing as npt
 import torch
 from torch import nn
 from torch.nn import functional
-from transformers import ConvNextConfig, ConvNextImageProcessor, ConvNextModel
+from transformers import ConvNextImageProcessor, ResNetConfig, ResNetModel
 
 from .contrastive import supervised_contrastive
 from .progress import Progress
 from .render import render
 from .sampling import POSITION_SHARE, compose, sample_mascot, sample_object
 from .subjects import HELD_OUT_LOOKS
-from .training import Ema, cosine_rate, seeded
+from .training import cosine_rate, seeded
 from .vae import to_model_range
 from .world import BODIES, CRESTS, MASCOT_PALETTE, MOUTHS, PALETTE, PATTERNS, POSITIONS, Mascot
 
@@ -35,17 +35,12 @@ IDENTITIES_PER_BATCH: Final = 40
 PEAK_RATE: Final = 1e-3
 
 
-def make_encoder() -> ConvNextModel:
-    """An untrained ConvNeXt for 64x64 pictures; `pooler_output` is [batch, 192]."""
-    config = ConvNextConfig(
-        num_channels=3,
-        patch_size=4,
-        num_stages=3,
-        hidden_sizes=[48, 96, 192],
-        depths=[1, 2, 2],
-        layer_scale_init_value=1.0,
+def make_encoder() -> ResNetModel:
+    """An untrained ResNet for 64x64 pictures; `pooler_output` is [batch, 192, 1, 1]."""
+    config = ResNetConfig(
+        num_channels=3, embedding_size=32, hidden_sizes=[48, 96, 192], depths=[1, 2, 2], layer_type="basic"
     )
-    return ConvNextModel(config)
+    return ResNetModel(config)
 
 
 def sample_view(mascot: Mascot, rng: random.Random) -> npt.NDArray[np.uint8]:
@@ -112,15 +107,14 @@ def render_identities(folder: Path, seed: int, count: int) -> npt.NDArray[np.uin
     return pictures
 
 
-def train_fidelity(pictures: npt.NDArray[np.uint8], seed: int, steps: int) -> ConvNextModel:
-    """Train on pictures [identities, VIEWS, 64, 64, 3]; returns the averaged model."""
+def train_fidelity(pictures: npt.NDArray[np.uint8], seed: int, steps: int) -> ResNetModel:
+    """Train on pictures [identities, VIEWS, 64, 64, 3]; returns the trained model."""
     torch.manual_seed(seed)
     encoder = make_encoder()
     labels = torch.tensor([trait_labels(mascot) for mascot in _training_identities(seed, len(pictures))[0]])
     heads = nn.ModuleList(nn.Linear(encoder.config.hidden_sizes[-1], len(values)) for values in _TRAITS.values())
     parameters = [*encoder.parameters(), *heads.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=PEAK_RATE, weight_decay=0.01)
-    ema = Ema(encoder, 0.995)
     progress = Progress("fidelity", steps)
     for step in range(steps):
         generator = seeded(seed, "fidelity", step)
@@ -131,7 +125,7 @@ def train_fidelity(pictures: npt.NDArray[np.uint8], seed: int, steps: int) -> Co
         for group in optimizer.param_groups:
             group["lr"] = cosine_rate(step, steps, PEAK_RATE)
         with torch.autocast("cpu", torch.bfloat16):
-            features = encoder(to_model_range(pictures[identity.numpy(), views.numpy()])).pooler_output
+            features = encoder(to_model_range(pictures[identity.numpy(), views.numpy()])).pooler_output.flatten(1)
         contrast = supervised_contrastive(features, identity, TEMPERATURE)
         traits = [functional.cross_entropy(head(features.float()), labels[identity, n]) for n, head in enumerate(heads)]
         naming = torch.stack(traits).sum()
@@ -140,13 +134,11 @@ def train_fidelity(pictures: npt.NDArray[np.uint8], seed: int, steps: int) -> Co
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
-        ema.update(encoder, step)
         progress.advance({"contrast": float(contrast.detach()), "naming": float(naming.detach())})
-    ema.copy_to(encoder)
     return encoder.eval()
 
 
-def save_fidelity(encoder: ConvNextModel, folder: Path) -> None:
+def save_fidelity(encoder: ResNetModel, folder: Path) -> None:
     """Write encoder and picture preparation, so that AutoModel and AutoImageProcessor load from one folder."""
     encoder.save_pretrained(folder)
     ConvNextImageProcessor(
@@ -155,12 +147,12 @@ def save_fidelity(encoder: ConvNextModel, folder: Path) -> None:
 
 
 @torch.no_grad()
-def embed(encoder: ConvNextModel, pictures: npt.NDArray[np.uint8]) -> torch.Tensor:
+def embed(encoder: ResNetModel, pictures: npt.NDArray[np.uint8]) -> torch.Tensor:
     """Unit embeddings float32 [pictures, 192] of pictures uint8 [pictures, 64, 64, 3]."""
     return functional.normalize(encoder(to_model_range(pictures)).pooler_output.flatten(1), dim=-1)
 
 
-def separation(encoder: ConvNextModel, seed: int, count: int = 200) -> dict[str, float]:
+def separation(encoder: ResNetModel, seed: int, count: int = 200) -> dict[str, float]:
     """How well the encoder tells held-in from held-out: figures for the card over `count` new identities.
 
     `same`/`other`: mean cosine (and `_std`) of two pictures of one mascot and of two; `top1`: share of mascots whose

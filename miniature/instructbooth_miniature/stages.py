@@ -13,7 +13,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
-from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer, ConvNextModel
+from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer, ResNetModel
 
 from . import clip as clip_stage
 from . import fidelity as fidelity_stage
@@ -172,7 +172,7 @@ def export(plan: Plan) -> None:
     finished = plan.work / "vae"
     model = AutoencoderKL.from_pretrained(str(finished if finished.exists() else plan.work / "vae-encoder"))
     save_pipeline(plan.weights / "pipeline", model, encoder, tokenizer, denoiser)
-    for name, kind in (("clip", CLIPModel), ("fidelity", ConvNextModel)):
+    for name, kind in (("clip", CLIPModel), ("fidelity", ResNetModel)):
         if (plan.work / name / "config.json").exists():
             shutil.copytree(plan.work / name, plan.weights / name, dirs_exist_ok=True)
             kind.from_pretrained(str(plan.work / name)).half().save_pretrained(plan.weights / name)

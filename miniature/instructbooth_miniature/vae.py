@@ -1,6 +1,6 @@
 """Stage "vae": an AutoencoderKL that packs 64x64 pictures into 16x16 latents.
 
-Loss: L1 of pixels, L1 of their gradients (sharp edges), and a small KL term. Latents are scaled to unit deviation by
+Loss: L1 of pixels, L1 of their gradients (sharp edges), and a very small KL term (a larger one switched a latent channel off). Latents are scaled to unit deviation by
 `scaling_factor`, the one knob that stock pipelines read.
 """
 
@@ -18,8 +18,8 @@ from torch.nn import functional
 from .progress import Progress
 from .training import Ema, cosine_rate, load_checkpoint, save_checkpoint, seeded
 
-LATENT_CHANNELS: Final = 4
-KL_WEIGHT: Final = 1e-5
+LATENT_CHANNELS: Final = 6
+KL_WEIGHT: Final = 1e-6
 GRADIENT_WEIGHT: Final = 1.0
 NORM_GROUPS: Final = 2
 """Few and wide: a group of two channels would leave nothing but a sign of a flat colour."""
@@ -38,7 +38,7 @@ CHECKPOINT_STEPS: Final = 500
 
 
 def make_vae() -> AutoencoderKL:
-    """An untrained autoencoder, 3x64x64 <-> 4x16x16, without attention."""
+    """An untrained autoencoder, 3x64x64 <-> 6x16x16, without attention."""
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3,
