@@ -13,7 +13,7 @@ from instructbooth.spec.status import InstructBoothJobStatus, Progress, StageSta
 # (up to so many seconds left, rounded up to a multiple of): the longer it takes, the less a second says.
 _ETA_STEPS = ((600, 10), (7200, 60), (86400, 600))
 _COARSEST_ETA = 3600
-REWARD = "reward"
+REWARD = "reward_mean"  # as the trainer names it
 
 
 def percent(progress: Progress) -> int | None:

@@ -149,10 +149,10 @@ def test_finished_is_final(world: World) -> None:
 def test_progress_is_copied_when_a_person_would_see_it(world: World) -> None:
     through(world)
     world.run(P1)
-    world.progress[P1] = Progress(step=42, total=100, eta_seconds=187, metrics={"reward": 0.61803})
+    world.progress[P1] = Progress(step=42, total=100, eta_seconds=187, metrics={"reward_mean": 0.61803})
     world.settle()
     assert world.status.progress == "42% 3m10s"
-    world.progress[P1] = Progress(step=42, total=100, eta_seconds=188, metrics={"reward": 0.61799})
+    world.progress[P1] = Progress(step=42, total=100, eta_seconds=188, metrics={"reward_mean": 0.61799})
     assert world.changes(world.plan()) == {}
     world.progress[P1] = Progress(step=43, total=100, eta_seconds=188)
     assert world.changes(world.plan())["progress"] == "43% 3m10s"

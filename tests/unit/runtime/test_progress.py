@@ -46,9 +46,14 @@ def get(port: int, path: str) -> tuple[str, bytes]:
 def test_eta_counts_from_where_this_attempt_began(reporter: ProgressReporter, now: Now) -> None:
     reporter.start(100, "epochs", done=40)
     now.value += 30
-    reporter.update(50, reward=0.5)  # 10 epochs in 30 s: 50 more take 150 s
+    reporter.update(50, reward_mean=0.5)  # 10 epochs in 30 s: 50 more take 150 s
     assert reporter.current == Progress(
-        step=50, total=100, unit="epochs", eta_seconds=150, heartbeat="2023-11-14T22:13:50Z", metrics={"reward": 0.5}
+        step=50,
+        total=100,
+        unit="epochs",
+        eta_seconds=150,
+        heartbeat="2023-11-14T22:13:50Z",
+        metrics={"reward_mean": 0.5},
     )
 
 
@@ -56,7 +61,7 @@ def test_it_is_served_in_the_words_of_the_schema_and_of_prometheus(reporter: Pro
     port = reporter.serve(0, "127.0.0.1")
     reporter.start(4, "epochs")
     now.value += 2
-    reporter.update(1, loss=0.25, reward=0.5, kl=0.01)
+    reporter.update(1, loss=0.25, reward_mean=0.5, kl=0.01)
     kind, body = get(port, "/progress")
     assert kind == "application/json"
     assert json.loads(body)["etaSeconds"] == 6
@@ -110,4 +115,3 @@ def test_durations_for_people(seconds: int, text: str) -> None:
 
 def test_names_prometheus_allows() -> None:
     assert metric_name("reward/clip-score") == "reward_clip_score"
-    assert metric_name("reward") == "reward_mean"

@@ -206,7 +206,7 @@ def png_bytes(image: np.ndarray[Any, Any]) -> bytes:
 def headline(judged: Sequence[Judged], name: str, metric: str) -> dict[str, float]:
     """The headline metric of the model that is being drawn, so far."""
     scores = [item.picture.scores[metric] for item in judged if item.picture.model == name]
-    return {"reward": sum(scores) / len(scores)} if scores else {}
+    return {"reward_mean": sum(scores) / len(scores)} if scores else {}
 
 
 def training_record(folder: Path | None) -> TrainingRecord:

@@ -21,9 +21,6 @@ from instructbooth.spec.status import Progress
 
 log = logging.getLogger(__name__)
 
-# The name `reward` would suggest a single reward; what is exported is the mean over the epoch's pictures.
-_METRIC_NAMES = {"reward": "reward_mean"}
-
 
 @dataclass(frozen=True)
 class RunLabels:
@@ -166,7 +163,7 @@ class ProgressReporter:
 
 def metric_name(name: str) -> str:
     """A metric's name as Prometheus allows it: `reward/clip-score` -> `reward_clip_score`."""
-    return _METRIC_NAMES.get(name) or re.sub(r"\W", "_", name, flags=re.ASCII)
+    return re.sub(r"\W", "_", name, flags=re.ASCII)
 
 
 def format_seconds(seconds: int) -> str:
