@@ -99,8 +99,12 @@ class Oracle:
         return [judge(picture, parse(prompt)) for picture, prompt in pairs]
 
 
+LENT: Final = frozenset({"model_folder", "reference_images", "device", "dtype"})
+"""What the trainer hands to every plug-in, needed or not."""
+
+
 def create(params: Mapping[str, object]) -> Oracle:
-    """The entry point's factory. The oracle has no parameters: raises ValueError if any are given."""
-    if params:
-        raise ValueError(f"the reward 'miniature-oracle' takes no parameters, but got {sorted(params)}: remove them")
+    """The entry point's factory. The oracle has no parameters of its own: raises ValueError if any are given."""
+    if own := sorted(set(params) - LENT):
+        raise ValueError(f"the reward 'miniature-oracle' takes no parameters, but got {own}: remove them")
     return Oracle()
