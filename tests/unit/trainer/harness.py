@@ -7,9 +7,13 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from instructbooth.contract import Env, Outcome, Stage
 from instructbooth.spec.job import ResolvedJob
@@ -97,24 +101,32 @@ class Lab:
         self.runs += 1
         workdir = self.root / f"work-{self.runs}"
         workdir.mkdir()
-        os.environ[Env.STORE] = str(self.root)
         pod = PodEnvironment(job, stage, attempt, _inputs(stage), 0, None, local=True, workdir=workdir)
-        context = make_context(pod, StopFlag())
+        with self.environment():
+            context = make_context(pod, StopFlag())
         return load_recipe(stage)(context)
+
+    @contextmanager
+    def environment(self) -> Iterator[None]:
+        """With this store in the process's environment."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(Env.STORE, str(self.root))
+            yield
 
     def output(self, job: ResolvedJob, stage: Stage, attempt: int = 1) -> Path:
         """Folder of a stage's published output."""
         return self.root / BUCKET / "test" / "tiny" / job.uid / stage.value / str(attempt) / "output"
 
-    def run_gang(self, job: ResolvedJob, stage: Stage, world_size: int = 2) -> list[subprocess.Popen[str]]:
-        """Start a stage as processes that find each other over gloo, as torchrun would start them."""
+    @contextmanager
+    def gang(self, job: ResolvedJob, stage: Stage, world_size: int = 2) -> Iterator[None]:
+        """Meanwhile run a stage as processes that find each other over gloo, as torchrun would start them."""
         self.runs += 1
         config = self.root / f"job-{self.runs}.json"
         config.write_text(job.model_dump_json(by_alias=True, exclude_none=True))
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        processes = []
+        processes, logs = [], []
         for rank in range(world_size):
             env = os.environ | {
                 Env.CONFIG: str(config),
@@ -132,16 +144,20 @@ class Lab:
                 "MASTER_PORT": str(port),
                 "OMP_NUM_THREADS": "1",
             }
-            log = (self.root / f"log-{self.runs}-{rank}.txt").open("w")
+            log = self.root / f"log-{self.runs}-{rank}.txt"
+            logs.append(log)
             command = [sys.executable, "-m", "instructbooth_trainer.runtime.worker"]
-            processes.append(subprocess.Popen(command, env=env, text=True, stdout=log, stderr=subprocess.STDOUT))
-        return processes
-
-    def wait(self, processes: list[subprocess.Popen[str]]) -> None:
-        """Wait for a gang; its log is shown if a process failed."""
-        codes = [process.wait(timeout=300) for process in processes]
-        log = (self.root / f"log-{self.runs}-0.txt").read_text()
-        assert codes == [0] * len(codes), log[-4000:]
+            processes.append(
+                subprocess.Popen(command, env=env, stdout=log.open("w"), stderr=subprocess.STDOUT, text=True)
+            )
+        try:
+            yield
+            codes = [process.wait(timeout=540) for process in processes]
+            assert codes == [0] * world_size, logs[0].read_text()[-4000:]
+        finally:
+            for process in processes:
+                process.kill()
+                process.wait()
 
 
 def _inputs(stage: Stage) -> dict[Stage, int]:

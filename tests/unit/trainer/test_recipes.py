@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import uuid
 from typing import Any
 
@@ -11,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from instructbooth.contract import Env, Stage
+from instructbooth.contract import Stage
 from instructbooth.spec.job import ResolvedJob
 from instructbooth_trainer.diffusion.adapter import WEIGHTS
 from instructbooth_trainer.recipes.reinforce import Reinforce
@@ -55,9 +54,9 @@ def report(lab: Lab, job: ResolvedJob, stage: Stage, attempt: int = 1) -> dict[s
 def stage_object(lab: Lab, job: ResolvedJob) -> Reinforce:
     workdir = lab.root / uuid.uuid4().hex
     workdir.mkdir()
-    os.environ[Env.STORE] = str(lab.root)
     pod = PodEnvironment(job, REINFORCE, 1, {PERSONALIZE: 1}, 0, None, local=True, workdir=workdir)
-    return Reinforce(make_context(pod, StopFlag()))
+    with lab.environment():
+        return Reinforce(make_context(pod, StopFlag()))
 
 
 def test_personalize_publishes_adapter_numbers_and_samples(lab: Lab, personalized: ResolvedJob) -> None:
@@ -215,9 +214,8 @@ def test_gang_of_two_is_one_process_split(lab: Lab, personalized: ResolvedJob) -
     changes = {"epochs": 2, "updatesPerEpoch": 1, "promptsPerEpoch": 3, "imagesPerPrompt": 3}  # 9 pictures: 5 + 4
     single = second_stage(lab, personalized, **changes)
     double = second_stage(lab, personalized, **changes, nodes=2)
-    gang = lab.run_gang(double, REINFORCE)
-    lab.run(single, REINFORCE)
-    lab.wait(gang)
+    with lab.gang(double, REINFORCE):
+        lab.run(single, REINFORCE)
     ours, theirs = (report(lab, job, REINFORCE)["epochs"][0] for job in (single, double))
     assert ours["reward_mean"] == pytest.approx(theirs["reward_mean"], abs=1e-5)
     assert ours["reward_std"] == pytest.approx(theirs["reward_std"], abs=1e-5)

@@ -84,7 +84,7 @@ def run(run: RunContext) -> Outcome:
         target = diffusion_target(latents, noise.to(device), alpha_bar[timesteps], model.prediction_type)
         loss = dreambooth_loss(prediction, target, spec.batch_size, spec.prior_preservation.weight)
         optimizer.backward(loss)
-        result = optimizer.step(count=1, total_loss=float(loss))
+        result = optimizer.step(count=1, total_loss=float(loss.detach()))
         state.curve.append({"loss": result.loss})
         speed = (step + 1 - start) * per_step / (time.monotonic() - began)
         run.progress.update(step + 1, loss=result.loss, grad_norm=result.grad_norm, images_per_second=speed)
