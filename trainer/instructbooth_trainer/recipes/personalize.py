@@ -124,12 +124,13 @@ def class_latents(run: RunContext, model: DiffusionModel, texts: list[str]) -> T
     size = sampling_batch(model.resolution)
     drawn = []
     run.progress.start(len(numbers), "class pictures")
-    for first in range(0, len(numbers), size):
-        part = numbers[first : first + size]
-        rows = conditioning.rows(torch.tensor([n % len(texts) for n in part], device=model.device))
-        generators = [keyed_generator(spec.seed, "class", n) for n in part]
-        drawn.append(sample(model, schedule, rows, generators)[-1])
-        run.progress.update(first + len(part))
+    # Rank 0 has the most: every rank goes through as many rounds as it does, for stop_if_asked is collective.
+    for first in range(0, len(range(0, max(prior.num_images, world), world)), size):
+        if part := numbers[first : first + size]:
+            rows = conditioning.rows(torch.tensor([n % len(texts) for n in part], device=model.device))
+            generators = [keyed_generator(spec.seed, "class", n) for n in part]
+            drawn.append(sample(model, schedule, rows, generators)[-1])
+            run.progress.update(first + len(part))
         run.stop_if_asked()
     latents = torch.cat(drawn)
     save_file({"latents": latents.cpu()}, path, metadata={"key": key})
