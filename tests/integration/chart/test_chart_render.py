@@ -151,3 +151,32 @@ def test_names_fit_their_limits(release):
     assert done.returncode == 0, done.stderr
     names = [obj["metadata"]["name"] for obj in yaml.safe_load_all(done.stdout) if obj]
     assert all(len(name) <= 63 for name in names)
+
+
+def documented_permissions() -> set[tuple[str, str, str]]:
+    """(API group, resource, verb) of the table in decision 3. An empty cell repeats the one above."""
+    verbs = {"get", "list", "watch", "create", "update", "patch", "delete"}
+    found, group, resources = set(), "", ""
+    for line in (ROOT / "docs/decisions/0003-operator-permissions.md").read_text().splitlines():
+        cells = [cell.strip() for cell in line.split("|")[1:-1]]
+        if len(cells) != 4 or cells[0] == "API group" or cells[0].startswith("---"):
+            continue
+        group, resources = cells[0] or group, cells[1] or resources
+        for resource in resources.split(", "):
+            found |= {
+                (group.replace("(core)", ""), resource, verb) for verb in re.findall(r"\w+", cells[2]) if verb in verbs
+            }
+    return found
+
+
+def test_operator_may_do_exactly_what_is_documented():
+    granted = {
+        (group, resource, verb)
+        for role in render()
+        if role["kind"] in ROLE_KINDS and role["metadata"]["name"].startswith("instructbooth-operator")
+        for rule in role["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+    assert granted == documented_permissions()
