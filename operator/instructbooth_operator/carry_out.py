@@ -97,25 +97,33 @@ class Hands:
 
     async def _apply(self, job: JsonObject, manifest: JsonObject) -> None:
         """Create a child unless the job has it. What is there is never changed: an upgrade touches no running job."""
-        resource, meta = resource_of(manifest), manifest["metadata"]
-        try:
-            there = await self._api.get(resource, meta["namespace"], meta["name"])
-        except ApiError as error:
-            if not error.not_found:
-                raise
-        else:
-            self._check_owner(job, there | {"kind": manifest["kind"]})
+        if await self._is_there(job, manifest):
             return
         try:
-            created = await self._api.apply(resource, manifest)
+            created = await self._api.apply(resource_of(manifest), manifest)
         except ApiError as error:
-            if error.invalid or error.refused:
-                reason = error.reason if error.reason != "Error" else "Rejected"
-                said = Rejection(manifest["kind"], meta["name"], reason, error.message, final=error.invalid)
-                raise Rejected(said) from error
-            raise
+            if not (error.invalid or error.refused):
+                raise
+            # Another replica may have created it since, with another image: then there is nothing to apply.
+            if await self._is_there(job, manifest):
+                return
+            reason = error.reason if error.reason != "Error" else "Rejected"
+            name = manifest["metadata"]["name"]
+            raise Rejected(Rejection(manifest["kind"], name, reason, error.message, final=error.invalid)) from error
         if manifest["kind"] == "Job":
             self._note(created)
+
+    async def _is_there(self, job: JsonObject, manifest: JsonObject) -> bool:
+        """Whether the job has that child. Raises Rejected if the name is another's, StillThere if it soon is free."""
+        meta = manifest["metadata"]
+        try:
+            there = await self._api.get(resource_of(manifest), meta["namespace"], meta["name"])
+        except ApiError as error:
+            if error.not_found:
+                return False
+            raise
+        self._check_owner(job, there | {"kind": manifest["kind"]})
+        return True
 
     def _check_owner(self, job: JsonObject, there: JsonObject) -> None:
         owner, meta = owner_of(there), job["metadata"]

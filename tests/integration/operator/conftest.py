@@ -59,7 +59,9 @@ def _grant(plane: ControlPlane) -> None:
 def bench(plane: ControlPlane) -> Bench:
     """A namespace of the test's own; nobody else's jobs are in it."""
     name = f"lab-{next(NAMES)}"
-    plane.request("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
+    # Restricted, as careful clusters have it: no pod of ours may need more.
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    plane.request("POST", "/api/v1/namespaces", {"metadata": {"name": name, "labels": labels}})
     plane.wait("its service account", lambda: _has_account(plane, name))
     return Bench(plane, name)
 
