@@ -29,7 +29,7 @@ from instructbooth_trainer.runtime.outcome import parse
 from tests.unit.trainer.harness import BUCKET, Lab
 from tests.unit.trainer.tiny import TinyWorld, make_tiny_world
 
-PATIENCE = 420
+PATIENCE = 900
 LORA = "pytorch_lora_weights.safetensors"
 
 

@@ -18,8 +18,8 @@ from instructbooth.contract import Env, Outcome, Stage
 from instructbooth.spec.job import ResolvedJob
 from instructbooth_trainer.runtime.outcome import parse
 
-STUB = Path(__file__).with_name("stub_trainer.py")
-PATIENCE = 240  # seconds after which a gang is taken for hanging
+ROOT = Path(__file__).parents[3]
+PATIENCE = 900  # seconds after which a gang is taken for hanging
 
 
 def job_spec(**changes: Any) -> dict[str, Any]:
@@ -104,7 +104,11 @@ class GangRunner:
             }
             with open(f"{name}.log", "wb") as log:
                 process = subprocess.Popen(
-                    [sys.executable, str(STUB), "launch"], env=environment, stdout=log, stderr=subprocess.STDOUT
+                    [sys.executable, "-m", "tests.unit.runtime.stub_trainer", "launch"],
+                    cwd=ROOT,
+                    env=environment,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
                 )
             started.append(Pod(process, Path(f"{name}.log"), Path(f"{name}.json")))
         self.pods += started

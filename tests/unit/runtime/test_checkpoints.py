@@ -166,3 +166,17 @@ def test_a_damaged_checkpoint_is_passed_over(runner: Runner, damage: str, caplog
     assert runner.checkpointer(2).resume(state) == 2
     assert state.value == 2
     assert "passing over the checkpoint of step 4" in caplog.text
+
+
+def test_another_world_size_goes_on_with_the_state_and_says_so(
+    runner: Runner, caplog: pytest.LogCaptureFixture
+) -> None:
+    writer = runner.checkpointer(1)
+    writer.gang.world_size = 2
+    runner.run(writer, State(), 1, 2)
+    state = State()
+    before = torch.get_rng_state()
+    assert runner.checkpointer(2).resume(state) == 2
+    assert state.value == 2
+    assert torch.equal(torch.get_rng_state(), before)
+    assert "made by 2 processes, these are 1" in caplog.text

@@ -68,7 +68,7 @@ def test_sigterm_on_one_pod_saves_and_stops_the_gang(make_gang: Callable[..., An
     gang = make_gang(**TWO)
     pods = gang.start("wait", nodes=2)
     checkpoints = gang.folder / "store/runs/team/rex/u-1/reinforce/1/checkpoints"
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + 600
     while not list(checkpoints.glob("*/manifest.json")) and time.monotonic() < deadline:
         time.sleep(0.2)
     pods[1].process.send_signal(signal.SIGTERM)
@@ -90,13 +90,20 @@ def test_a_mistake_found_together_is_told_by_every_pod(make_gang: Callable[..., 
     assert gang.pods[1].outcome().reason == "ModelInvalid"
 
 
+def test_ranks_that_ask_different_questions_end_rather_than_mix_up_the_answers(make_gang: Callable[..., Any]) -> None:
+    gang = make_gang(**TWO)
+    assert gang.run("diverge", nodes=2) == [1, 1]
+    assert gang.pods[0].outcome().reason == "GangDiverged"
+    assert "['barrier', 'any']" in gang.pods[0].outcome().message
+
+
 def test_a_defect_is_a_failure_with_its_traceback(make_gang: Callable[..., Any]) -> None:
     gang = make_gang()
     assert gang.run("defect:0", nodes=1) == [1]
     outcome = gang.pods[0].outcome()
     assert outcome.reason == "InternalError"
     assert "ZeroDivisionError: a defect" in outcome.message
-    assert "stub_trainer.py" in outcome.message
+    assert "stub_recipe.py" in outcome.message
 
 
 def test_a_process_that_dies_before_it_can_speak_is_reported(make_gang: Callable[..., Any]) -> None:

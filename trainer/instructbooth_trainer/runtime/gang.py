@@ -34,21 +34,27 @@ class Gang:
         """Whether this is rank 0, which speaks and writes for all."""
         return self.rank == 0
 
-    def gather(self, value: T) -> list[T]:
-        """Everybody's value, by rank, on every rank."""
+    def gather(self, value: T, question: str = "gather") -> list[T]:
+        """Everybody's value, by rank, on every rank.
+
+        Raises RunError GangDiverged when ranks ask different questions: their recipes took different ways, and one
+        would be given the answer to another's question.
+        """
         if self._group is None:
             return [value]
         out: list[Any] = [None] * self.world_size
-        dist.all_gather_object(out, value, group=self._group)
-        return out
+        dist.all_gather_object(out, (question, value), group=self._group)
+        if len({asked for asked, _ in out}) > 1:
+            raise RunError("GangDiverged", f"the ranks are at different places: {[asked for asked, _ in out]}")
+        return [answer for _, answer in out]
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is up on any rank."""
-        return any(self.gather(flag))
+        return any(self.gather(flag, "any"))
 
     def barrier(self) -> None:
         """Wait for all."""
-        self.gather(None)
+        self.gather(None, "barrier")
 
     def together(self, call: Callable[[], T]) -> T:
         """Run `call` on every rank; if it fails on one, all raise that error, so that all pods say the same."""
@@ -70,7 +76,7 @@ class Gang:
                 value = call()
             except (RunError, ArtifactError) as caught:
                 error = caught
-        said = self.gather((value, _describe(error)))
+        said = self.gather((value, _describe(error)), "share")
         if error is not None:
             raise error
         for rank, (_, problem) in enumerate(said):
