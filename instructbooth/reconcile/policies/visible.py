@@ -6,14 +6,13 @@ from __future__ import annotations
 
 import math
 
-from instructbooth.contract import Stage
+from instructbooth.contract import REWARD_METRIC, Stage
 from instructbooth.spec.job import InstructBoothJobSpec
 from instructbooth.spec.status import InstructBoothJobStatus, Progress, StageState, StageStatus
 
 # (up to so many seconds left, rounded up to a multiple of): the longer it takes, the less a second says.
 _ETA_STEPS = ((600, 10), (7200, 60), (86400, 600))
 _COARSEST_ETA = 3600
-REWARD = "reward_mean"  # as the trainer names it
 
 
 def percent(progress: Progress) -> int | None:
@@ -52,7 +51,8 @@ def merged(old: Progress | None, new: Progress) -> Progress:
     if old is None:
         return new
     seen = [
-        (summary(p), p.total, p.unit, {k: number(v) for k, v in p.metrics.items() if k == REWARD}) for p in (old, new)
+        (summary(p), p.total, p.unit, {k: number(v) for k, v in p.metrics.items() if k == REWARD_METRIC})
+        for p in (old, new)
     ]
     return old if seen[0] == seen[1] else new
 
@@ -76,7 +76,9 @@ def columns(spec: InstructBoothJobSpec, stages: list[StageStatus], status: Instr
     progress = summary(last.progress) if last.progress else None
     evaluated = stages[-1] if stages[-1].state is StageState.SUCCEEDED else None
     evaluation = evaluation_of(evaluated.metrics) if evaluated else status.evaluation
-    reward = next((s.progress.metrics.get(REWARD) for s in stages if s.name is Stage.REINFORCE and s.progress), None)
+    reward = next(
+        (s.progress.metrics.get(REWARD_METRIC) for s in stages if s.name is Stage.REINFORCE and s.progress), None
+    )
     headline = spec.evaluation.headline or spec.evaluation.metrics[0].name
     reward = evaluation.get("reinforced", {}).get(headline, reward)
     return {

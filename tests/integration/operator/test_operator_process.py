@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from instructbooth.contract import ExitCode, Outcome, Stage
+from instructbooth.contract import REWARD_METRIC, ExitCode, Outcome, Stage
 from instructbooth.spec.status import Phase, Progress, StageState
 from tests.integration.operator.bench import Bench, Operator, Rank0, pause
 from tests.unit.reconcile.world import success
@@ -31,7 +31,7 @@ def reach_reinforce(bench: Bench) -> None:
 
 
 def test_three_stages_succeed(bench: Bench, operator: Operator, rank0: Rank0) -> None:
-    rank0.said["progress"] = Progress(step=42, total=100, eta_seconds=190, metrics={"reward": 0.25})
+    rank0.said["progress"] = Progress(step=42, total=100, eta_seconds=190, metrics={REWARD_METRIC: 0.25})
     reach_reinforce(bench)
     bench.plane.wait("the reward", lambda: bench.status().reward == "0.25")
     status = bench.status()

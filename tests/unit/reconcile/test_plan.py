@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from instructbooth.contract import ExitCode, Stage
+from instructbooth.contract import REWARD_METRIC, ExitCode, Stage
 from instructbooth.reconcile.actions import DeleteChild, DeleteSelf
 from instructbooth.reconcile.conditions import find
 from instructbooth.reconcile.observed import Rejection
@@ -151,11 +151,19 @@ def test_progress_is_copied_when_a_person_would_see_it(world: World) -> None:
     world.run(P1)
     world.progress[P1] = Progress(step=42, total=100, eta_seconds=187, metrics={"reward_mean": 0.61803})
     world.settle()
-    assert world.status.progress == "42% 3m10s"
+    assert (world.status.progress, world.status.reward) == ("42% 3m10s", None)  # it is not reinforce's
     world.progress[P1] = Progress(step=42, total=100, eta_seconds=188, metrics={"reward_mean": 0.61799})
     assert world.changes(world.plan()) == {}
     world.progress[P1] = Progress(step=43, total=100, eta_seconds=188)
     assert world.changes(world.plan())["progress"] == "43% 3m10s"
+
+
+def test_the_reward_is_shown_while_reinforce_runs(world: World) -> None:
+    through(world, P1)
+    world.run(R1)
+    world.progress[R1] = Progress(step=1, total=10, metrics={REWARD_METRIC: 0.61803})
+    world.settle()
+    assert world.status.reward == "0.618"
 
 
 def test_progress_is_pulled_from_rank_0_while_the_gang_runs(world: World) -> None:
