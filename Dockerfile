@@ -7,7 +7,8 @@
 FROM debian:bookworm-slim AS base
 RUN apt-get update \
  && apt-get install --yes --no-install-recommends ca-certificates python3 \
- && rm -rf /var/lib/apt/lists/* /var/log/apt /var/log/dpkg.log /var/cache/ldconfig/aux-cache
+ && apt-get clean \
+ && rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin /var/log/apt /var/log/dpkg.log
 ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/tmp
 
 FROM base AS tools
@@ -28,7 +29,7 @@ COPY operator operator
 RUN /opt/tools/bin/uv venv --python /usr/bin/python3 /opt/venv \
  && /opt/tools/bin/uv build --wheel --no-build-isolation --python /opt/tools/bin/python --out-dir /wheel . \
  && /opt/tools/bin/uv pip install --python /opt/venv --no-deps /wheel/*.whl \
- && rm /opt/venv/bin/instructbooth-trainer
+ && rm /opt/venv/bin/instructbooth-trainer /opt/venv/bin/instructbooth
 
 FROM tools AS project-trainer
 WORKDIR /source
@@ -46,8 +47,12 @@ ARG SSL_CERT_FILE
 COPY requirements/operator.txt /requirements/
 RUN --mount=type=bind,from=tools,source=/opt/tools,target=/opt/tools \
     UV_NO_CACHE=1 /opt/tools/bin/uv venv --python /usr/bin/python3 /opt/venv \
- && UV_NO_CACHE=1 UV_COMPILE_BYTECODE=1 /opt/tools/bin/uv pip install --python /opt/venv \
-      --require-hashes --requirement /requirements/operator.txt
+ && UV_NO_CACHE=1 /opt/tools/bin/uv pip install --python /opt/venv \
+      --require-hashes --requirement /requirements/operator.txt \
+ # What only the command line and the trainer use.
+ && /opt/tools/bin/uv pip uninstall --python /opt/venv minio pycryptodome argon2-cffi argon2-cffi-bindings rich pygments \
+ # Bytecode for what a start imports; all of the Kubernetes client's would double the image.
+ && PYTHONDONTWRITEBYTECODE= /opt/venv/bin/python -c "import kopf, kubernetes.aio.client, kubernetes.aio.config, pydantic"
 COPY --from=project-operator /opt/venv /opt/venv
 USER 65532:65532
 ENTRYPOINT ["instructbooth-operator"]

@@ -109,8 +109,12 @@ def _build_from_dockerfile(name: str) -> None:
             words += ["--build-arg", f"{variable}={_AUTHORITIES_IN_BUILD}"]
     words += ["--target", name, PROJECT_DIR] if ours else [CLUSTER_DIR / "images" / name]
     _buildah("bud", *words, log=f"image-{name}.log")
-    # Not compressed: the layers go from this disk to this disk, and gzip would take minutes for nothing.
-    _buildah("push", "--disable-compression", name, f"oci:{LAYOUT.directory}:{name}", log=f"image-{name}-push.log")
+    # A push to `oci:` compresses whatever one says, for minutes; one to `dir:` writes the layers as they are, and
+    # writes none that is there already.
+    pushed = CACHE / "pushed" / name
+    pushed.mkdir(parents=True, exist_ok=True)
+    _buildah("push", "--disable-compression", name, f"dir:{pushed}", log=f"image-{name}-push.log")
+    LAYOUT.adopt(name, pushed)
 
 
 def build(names: Sequence[str]) -> None:

@@ -88,6 +88,22 @@ class Layout:
         write_atomically(self.blob(digest), data)
         return {"digest": digest, "size": len(data)}
 
+    def adopt(self, name: str, pushed: Path) -> None:
+        """Take over an image that was pushed to a folder of `<hex>` files (`dir:`), by hard links.
+
+        Files of the folder that the image no longer needs are deleted.
+        """
+        manifest = (pushed / "manifest.json").read_bytes()
+        described = self._add(manifest)
+        parts = {self.blob(digest).name: self.blob(digest) for digest in self.parts(described["digest"])}
+        for value, blob in parts.items():
+            if not blob.exists():
+                blob.hardlink_to(pushed / value)
+        self.set_manifest(name, described["digest"], described["size"])
+        for path in pushed.iterdir():
+            if path.name not in parts and path.name not in ("manifest.json", "version"):
+                path.unlink()
+
     def add_single_binary(self, name: str, binary: Path, user: str) -> None:
         """Make an image of one static binary, bit for bit the same for the same binary."""
         buffer = io.BytesIO()
