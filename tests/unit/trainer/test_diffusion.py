@@ -55,7 +55,8 @@ def unet_output(pipeline: StableDiffusionPipeline, model: DiffusionModel) -> Ten
     latents = torch.randn(3, *model.latent_shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         embeddings = pipeline.text_encoder(model.tokenize(PROMPTS))[0]
-        return pipeline.unet(latents, torch.tensor([999, 500, 1]), encoder_hidden_states=embeddings).sample
+        output: Tensor = pipeline.unet(latents, torch.tensor([999, 500, 1]), encoder_hidden_states=embeddings).sample
+    return output
 
 
 def test_expand_and_reward_text() -> None:

@@ -125,7 +125,7 @@ def test_reinforce_goes_on_bit_for_bit(lab: Lab, personalized: ResolvedJob, monk
 
 def test_the_first_ratio_is_exactly_one(lab: Lab, personalized: ResolvedJob) -> None:
     stage = stage_object(lab, second_stage(lab, personalized, sampling={"steps": 4, "guidanceScale": 2}))
-    pairs, _ = stage.collect(0)
+    pairs, _ = stage.rollouts.collect(0)
     old, reference = stage.before(pairs, 0)
     for update in stage.updates(len(pairs.steps), 0, inner=0):
         for rows in update:
@@ -137,7 +137,7 @@ def test_the_first_ratio_is_exactly_one(lab: Lab, personalized: ResolvedJob) -> 
 
 def test_pairs_cover_the_transitions_of_the_rollout(lab: Lab, personalized: ResolvedJob) -> None:
     stage = stage_object(lab, second_stage(lab, personalized))
-    pairs, rewards = stage.collect(0)
+    pairs, rewards = stage.rollouts.collect(0)
     assert len(rewards) == 12
     assert len(pairs.steps) == 24
     assert int(pairs.steps.max()) < 3, "the last step is left out"
@@ -155,16 +155,20 @@ def test_rewards_never_read_the_identifier(
     stage = stage_object(lab, second_stage(lab, personalized))
     read: list[str] = []
     drawn: list[str] = []
-    original, encode = stage.reward, stage.model.encode_prompts
+    original, encode = stage.rollouts._reward, stage.model.encode_prompts
 
     def spy(images: torch.Tensor, prompts: list[str]) -> torch.Tensor:
         read.extend(prompts)
         return original(images, prompts)
 
-    monkeypatch.setattr(stage, "reward", spy)
-    monkeypatch.setattr(stage.model, "encode_prompts", lambda prompts: (drawn.extend(prompts), encode(prompts))[1])
+    def encode_spy(prompts: list[str]) -> torch.Tensor:
+        drawn.extend(prompts)
+        return encode(prompts)
+
+    monkeypatch.setattr(stage.rollouts, "_reward", spy)
+    monkeypatch.setattr(stage.model, "encode_prompts", encode_spy)
     for epoch in range(2):
-        stage.collect(epoch)
+        stage.rollouts.collect(epoch)
     assert len(read) == 24
     assert all("sks" not in text.split(" ") and "striped star mascot" in text for text in read)
     assert any("sks" in text.split(" ") for text in drawn)
@@ -220,6 +224,14 @@ def test_gang_of_two_is_one_process_split(lab: Lab, personalized: ResolvedJob) -
     assert ours["reward_mean"] == pytest.approx(theirs["reward_mean"], abs=1e-5)
     assert ours["reward_std"] == pytest.approx(theirs["reward_std"], abs=1e-5)
     assert ours["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-3)
+
+
+def test_more_updates_than_pairs_change_nothing(lab: Lab, personalized: ResolvedJob) -> None:
+    stage = stage_object(lab, second_stage(lab, personalized, updatesPerEpoch=100))
+    pairs, _ = stage.rollouts.collect(0)
+    assert len(pairs.steps) == 24
+    numbers = stage.train(pairs, 0)
+    assert all(value == value for value in numbers.values())
 
 
 def test_fewer_pictures_than_processes_is_the_users_error(lab: Lab, personalized: ResolvedJob) -> None:

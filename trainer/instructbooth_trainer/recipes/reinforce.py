@@ -21,74 +21,38 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from instructbooth.contract import Outcome, PromptRole, Stage
-from instructbooth_trainer.algorithms.advantages import group_advantages
+from instructbooth.contract import Outcome, Stage
 from instructbooth_trainer.algorithms.kl import gaussian_kl
-from instructbooth_trainer.algorithms.schedule import choose_timesteps, schedule_prompts
 from instructbooth_trainer.algorithms.stopping import StoppingState, exceeds_ceiling
 from instructbooth_trainer.algorithms.surrogate import clip_fraction, clipped_surrogate
 from instructbooth_trainer.diffusion.adapter import Adapter
-from instructbooth_trainer.diffusion.ddim import DdimSchedule
 from instructbooth_trainer.diffusion.model import DiffusionModel
 from instructbooth_trainer.diffusion.noise import keyed_generator
-from instructbooth_trainer.diffusion.prompts import expand, reward_text
-from instructbooth_trainer.diffusion.sampling import Conditioning, conditioning_for, sample, sampling_batch
+from instructbooth_trainer.recipes.rollouts import Pairs, Rollouts
 from instructbooth_trainer.recipes.training import AdapterState, SynchronizedAdamW, samples_sheet
-from instructbooth_trainer.rewards import RewardContext, WeightedReward
 from instructbooth_trainer.runtime.context import RunContext
-from instructbooth_trainer.runtime.errors import UserError
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """This rank's (latent, timestep) pairs of one epoch.
-
-    Attributes:
-        latents: x_t, [pairs, *latent_shape].
-        next_latents: x_{t-1}, same shape.
-        steps: index into the schedule, [pairs].
-        advantages: [pairs].
-        conditioning: what the policy read, a row per pair.
-    """
-
-    latents: Tensor
-    next_latents: Tensor
-    steps: Tensor
-    advantages: Tensor
-    conditioning: Conditioning
 
 
 class Reinforce:
-    """The stage of one process: its policy, its reference, its rewards and its prompts."""
+    """The stage of one process: its policy, its reference and its rollouts."""
 
     def __init__(self, run: RunContext) -> None:
-        """Load models, adapter, rewards and prompts. Collective.
-
-        Raises:
-            UserError: `TooFewImages` when some rank would have nothing to draw.
-        """
+        """Load models, adapter, rewards and prompts. Collective. Raises UserError."""
         job = run.job.spec
-        self.run, self.spec, self.subject = run, job.reinforcement, job.subject
-        images = self.spec.prompts_per_epoch * self.spec.images_per_prompt
-        if images < run.gang.world_size:
-            raise UserError(
-                "TooFewImages",
-                f"spec.reinforcement: promptsPerEpoch x imagesPerPrompt = {images} pictures cannot be split over "
-                f"{run.gang.world_size} processes; draw more or use fewer nodes",
-            )
-        self.device = run.accelerator.device
+        self.run, self.spec = run, job.reinforcement
         self.model = DiffusionModel.load(
             run.model_folder(job.model.source),
             dtype=job.model.dtype,
-            device=self.device,
+            device=run.accelerator.device,
             resolution=job.model.resolution,
         )
+        self.rollouts = Rollouts(run, self.model)
+        self.schedule = self.rollouts.schedule
         stage1 = job.personalization
         self.adapter = Adapter(self.model, stage1.lora, text_encoder=stage1.train_text_encoder, seed=stage1.seed)
         self.adapter.load(run.input_folder(Stage.PERSONALIZE))
@@ -98,78 +62,7 @@ class Reinforce:
             run.accelerator, self.adapter, self.spec.learning_rate, self.spec.max_grad_norm, job.model.dtype
         )
         self.state = AdapterState(self.adapter, self.optimizer.optimizer)
-        context = RewardContext(run.model_folder, run.subject_images(), str(self.device), job.model.dtype)
-        self.reward = WeightedReward.load(self.spec.rewards, context)
-        self.prompts = run.prompts(self.spec.prompts, PromptRole.REINFORCEMENT)
-        stopping = self.spec.early_stopping
-        self.validation = run.prompts(stopping.prompts, PromptRole.VALIDATION) if stopping else []
         self.stopping = StoppingState()
-        per_rank = -(-images // run.gang.world_size)
-        trained = min(self.spec.timesteps_per_trajectory or self.spec.sampling.steps, self.spec.sampling.steps - 1)
-        self.num_updates = min(self.spec.updates_per_epoch, per_rank * trained)  # rank 0 has a pair for each
-        self.schedule = self.model.schedule(self.spec.sampling.steps, self.spec.eta)
-
-    def rollout(
-        self, texts: Sequence[str], judged: Sequence[str], schedule: DdimSchedule, *key: int | str
-    ) -> tuple[Tensor, list[int], list[Tensor], list[Conditioning]]:
-        """Draw and score one picture per text, split over the ranks. Collective.
-
-        Returns:
-            rewards of all pictures, [num], equal on all ranks; the numbers of this rank's pictures; per batch of them
-            the trajectories [num_steps + 1, batch, *latent_shape] and the conditioning.
-        """
-        mine = list(range(self.run.gang.rank, len(texts), self.run.gang.world_size))
-        rewards = torch.zeros(len(texts), device=self.device)
-        trajectories, conditionings = [], []
-        size = sampling_batch(self.model.resolution)
-        for first in range(0, len(mine), size):
-            numbers = mine[first : first + size]
-            unique = list(dict.fromkeys(texts[n] for n in numbers))
-            index = torch.tensor([unique.index(texts[n]) for n in numbers], device=self.device)
-            conditioning = conditioning_for(self.model, unique, self.spec.sampling.guidance_scale).rows(index)
-            generators = [keyed_generator(self.spec.seed, *key, n) for n in numbers]
-            trajectory = sample(self.model, schedule, conditioning, generators)
-            scores = self.reward(self.model.decode(trajectory[-1]), [judged[n] for n in numbers])
-            rewards[torch.tensor(numbers)] = scores.to(self.device)
-            trajectories.append(trajectory)
-            conditionings.append(conditioning)
-            self.run.progress.beat()
-        total: Tensor = self.run.accelerator.reduce(rewards, reduction="sum")
-        return total.cpu(), mine, trajectories, conditionings
-
-    def collect(self, epoch: int) -> tuple[Pairs, Tensor]:
-        """One epoch's rollouts: this rank's pairs, and the rewards of all pictures, [num_images]. Collective."""
-        spec, size = self.spec, self.spec.images_per_prompt
-        chosen = schedule_prompts(
-            len(self.prompts), spec.prompts_per_epoch, spec.identifier_free_share, spec.seed, epoch
-        )
-        templates = [self.prompts[c.prompt] for c in chosen for _ in range(size)]
-        named = [c.identifier for c in chosen for _ in range(size)]
-        texts = [expand(t, self.subject, identifier=i) for t, i in zip(templates, named, strict=True)]
-        judged = [reward_text(t, self.subject) for t in templates]
-        rewards, mine, trajectories, conditionings = self.rollout(texts, judged, self.schedule, "rollout", epoch)
-        groups = torch.arange(len(texts)) // size
-        advantages = group_advantages(rewards, groups, spec.advantage_clip)[mine].to(self.device)
-
-        trajectory = torch.cat(trajectories, dim=1)
-        embeddings = torch.cat([c.embeddings for c in conditionings])
-        pairs = [
-            (row, step)
-            for row, number in enumerate(mine)
-            for step in choose_timesteps(spec.sampling.steps, spec.timesteps_per_trajectory, spec.seed, epoch, number)
-        ]
-        rows, steps = torch.tensor(pairs, device=self.device).unbind(1)
-        first = conditionings[0]
-        return (
-            Pairs(
-                trajectory[steps, rows],
-                trajectory[steps + 1, rows],
-                steps,
-                advantages[rows],
-                Conditioning(embeddings[rows], first.empty, first.guidance),
-            ),
-            rewards,
-        )
 
     def log_prob(self, pairs: Pairs, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Log-probability [batch] and mean [batch, *latent_shape] of some pairs under the adapter in place."""
@@ -186,9 +79,9 @@ class Reinforce:
     def updates(self, num_pairs: int, epoch: int, inner: int) -> Iterator[list[Tensor]]:
         """The optimizer steps of one inner epoch, each a list of micro-batches of pair numbers. Shuffled by key."""
         generator = keyed_generator(self.spec.seed, "shuffle", epoch, inner, self.run.gang.rank)
-        order = torch.randperm(num_pairs, generator=generator).to(self.device)
+        order = torch.randperm(num_pairs, generator=generator).to(self.model.device)
         size = self.spec.batch_size
-        for update in order.tensor_split(self.num_updates):
+        for update in order.tensor_split(self.spec.updates_per_epoch):
             yield [update[first : first + size] for first in range(0, len(update), size)]
 
     @torch.no_grad()
@@ -208,11 +101,11 @@ class Reinforce:
         spec = self.spec
         old, reference = self.before(pairs, epoch)
         self.run.progress.beat()
-        sums, steps = torch.zeros(2, device=self.device), []
+        sums, steps = torch.zeros(2, device=self.model.device), []
         count = 0
         for inner in range(spec.inner_epochs):
             for update in self.updates(len(pairs.steps), epoch, inner):
-                total = torch.zeros((), device=self.device)
+                total = torch.zeros((), device=self.model.device)
                 for rows in update:
                     log_prob, mean = self.log_prob(pairs, rows)
                     kl = gaussian_kl(mean, reference[rows], self.schedule.sigma[pairs.steps[rows]])
@@ -238,18 +131,16 @@ class Reinforce:
         rule = self.spec.early_stopping
         if rule is None:
             return
-        templates = [t for t in self.validation for _ in range(rule.images_per_prompt)]
-        texts = [expand(t, self.subject, identifier=True) for t in templates]
-        judged = [reward_text(t, self.subject) for t in templates]
-        schedule = self.model.schedule(self.spec.sampling.steps, eta=0.0)
-        score = float(self.rollout(texts, judged, schedule, "validation")[0].mean())
+        score = self.rollouts.validate(rule.images_per_prompt)
         self.stopping = self.stopping.observe(score, rule.min_delta)
         if self.stopping.improved:
             self.state.kept["best"] = self.adapter.tensors()
+        earlier = self.state.record.get("validation", {})
+        assert isinstance(earlier, dict)
         self.state.record |= {
             "best": self.stopping.best,
             "waited": self.stopping.waited,
-            f"validation-{epoch}": score,
+            "validation": {**earlier, str(epoch): score},
         }
         self.run.progress.update(epoch, validation_reward=score)
         if self.stopping.exhausted(rule.patience):
@@ -258,7 +149,7 @@ class Reinforce:
     def epoch(self, epoch: int) -> None:
         """One round of sampling and training, and the guards. Collective."""
         began = time.monotonic()
-        pairs, rewards = self.collect(epoch)
+        pairs, rewards = self.rollouts.collect(epoch)
         before = self.adapter.tensors()
         numbers = self.train(pairs, epoch)
         numbers |= {"reward_mean": float(rewards.mean()), "reward_std": float(rewards.std(correction=0))}
@@ -310,7 +201,7 @@ def finish(stage: Reinforce) -> Outcome:
         stage.adapter.save(folder)
         report = {"epochs": state.curve, **state.record, "spec": spec.to_wire()}
         (folder / "reinforce.json").write_text(json.dumps(report, indent=1))
-        samples_sheet(run, stage.model, folder / "samples.png", stage.validation or stage.prompts)
+        samples_sheet(run, stage.model, folder / "samples.png", stage.rollouts.validation or stage.rollouts.prompts)
     last = state.curve[-1]
     return run.publish(
         folder, {"reward_mean": last["reward_mean"], "kl": last["kl"], "epochs": float(len(state.curve))}

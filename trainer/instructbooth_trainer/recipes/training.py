@@ -68,6 +68,8 @@ class SynchronizedAdamW:
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self._parameters]
         numbers = gradients[0].new_tensor([total_loss, float(count)])
         flat = self._accelerator.reduce(torch.cat([g.flatten() for g in gradients] + [numbers]), reduction="sum")
+        if not flat[-1]:  # more updates were asked for than there are rows: nothing to learn in this one, on any rank
+            return StepResult(0.0, 0.0)
         loss = float(flat[-2] / flat[-1])
         flat = flat[:-2] / (flat[-1] * self._scale)
         norm = flat.norm()
