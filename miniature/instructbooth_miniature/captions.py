@@ -89,8 +89,8 @@ def parse(prompt: str) -> Asked:
     if leftover:
         raise ValueError(
             f"prompt {prompt!r}: cannot read {rest[leftover.start() :].strip()!r}; clauses are"
-            f" 'on a COLOUR background', 'on the left|right', 'at the top|bottom', 'next to a COLOUR SHAPE' with colours {', '.join(PALETTE)}"
-            f" and shapes {', '.join(SHAPES)}"
+            f" 'on a COLOUR background', 'on the left|right', 'at the top|bottom', 'next to a COLOUR SHAPE'"
+            f" with colours {', '.join(PALETTE)} and shapes {', '.join(SHAPES)}"
         )
     size = _SIZE.match(rest)
     plain = _PLAIN.search(rest)

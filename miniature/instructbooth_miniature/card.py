@@ -3,35 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from PIL import Image
 from transformers import ResNetModel
 
+from .card_text import GUIDANCE, PER_FAMILY, SHEET_COLUMNS, SHEET_PROMPTS, SHEET_STEPS, card_text
 from .evaluate import base_figures, held_out_subject_prompts, sample, skill_rates
 from .fidelity import separation
 from .oracle_check import round_trip_figures
 from .pipeline import load_pipeline
 from .subjects import DEMO_HELD_OUT_PROMPTS, DEMO_TRAIN_PROMPTS, HELD_OUT_SUBJECTS
-
-PER_FAMILY = 128
-GUIDANCE = 4.0
-SHEET_COLUMNS = 10
-SHEET_PROMPTS = (
-    "a mascot on a blue background",
-    "a teal and pink dotted round mascot on a white background",
-    "a horned lime and navy striped ghost mascot",
-    "a mascot on the left on a yellow background",
-    "a mascot at the top on a purple background",
-    "a small mascot on a red background",
-    "a big mascot on a green background",
-    "a mascot next to a red circle",
-    "a pink and brown checkered flower mascot next to a blue star on a white background",
-    "a yellow heart on a black background",
-)
 
 
 def contact_sheet(pictures: npt.NDArray[np.uint8], columns: int, zoom: int = 2) -> Image.Image:
@@ -57,8 +42,21 @@ def measure(work: Path, weights: Path, seed: int) -> dict[str, dict[str, float]]
     return figures
 
 
-def write_card(work: Path, weights: Path, folder: Path, seed: int) -> None:
-    """Measure the shipped weights; write figures.json, contact-sheet.png and README.md into `folder`."""
-    torch.set_num_threads(2)
-    figures = measure(work, weights, seed)
+def write_card(work: Path, weights: Path, folder: Path, plan: Mapping[str, int | float]) -> None:
+    """Measure the shipped weights; write figures.json, contact-sheet.png and README.md into `folder`.
+
+    `plan` holds the build's numbers (steps, seed, ...), `work` its seconds by stage.
+    """
+    figures = measure(work, weights, int(plan["seed"]))
     (folder / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
+    pipeline = load_pipeline(weights / "pipeline")
+    prompts = [prompt for prompt in SHEET_PROMPTS for _ in range(SHEET_COLUMNS)]
+    pictures = sample(pipeline, prompts, SHEET_STEPS, GUIDANCE, int(plan["seed"]))
+    contact_sheet(pictures, SHEET_COLUMNS).save(folder / "contact-sheet.png", optimize=True)
+    seconds = json.loads((work / "seconds.json").read_text())
+    sizes = {name: _bytes(weights / name) / 1e6 for name in ("pipeline", "clip", "fidelity")}
+    (folder / "README.md").write_text(card_text(figures, plan, seconds, sizes))
+
+
+def _bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -24,7 +24,7 @@ from .vae import to_model_range
 from .world import BODIES, CRESTS, MASCOT_PALETTE, PALETTE, PATTERNS, POSITIONS, SHAPES
 
 WIDTH: Final = 128
-BATCH: Final = 96
+BATCH: Final = 64
 PEAK_RATE: Final = 1.5e-3
 MAX_SCALE: Final = 100.0
 

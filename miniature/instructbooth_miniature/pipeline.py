@@ -19,7 +19,7 @@ _Model = TypeVar("_Model", AutoencoderKL, UNet2DConditionModel)
 def save_pipeline(
     folder: Path, vae: AutoencoderKL, text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, unet: UNet2DConditionModel
 ) -> None:
-    """Write the diffusers folder beside an old one, then swap. Weights become float16, but not those of the given modules."""
+    """Write the diffusers folder in float16 beside an old one, then swap. The given modules stay as they are."""
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     pipeline = StableDiffusionPipeline(

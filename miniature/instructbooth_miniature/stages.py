@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -49,7 +49,7 @@ class Plan:
     clip_steps: int = 1200
     fidelity_steps: int = 900
     fidelity_identities: int = 5000
-    unet_batch: int = 128
+    unet_batch: int = 64
     unet_peak_rate: float = 1.2e-3
     checkpoint_steps: int = 250
 
@@ -78,14 +78,13 @@ def data(plan: Plan) -> None:
 
 
 def vae(plan: Plan) -> None:
-    """Train the autoencoder, then its decoder alone; cache the scaled latents of all data between the two."""
+    """Train the autoencoder, then its decoder alone; cache the normalised latents of all data between the two."""
     dataset = _data(plan)
     few = dataset.pictures[: plan.vae_shards * 2000]
     if not (plan.work / "vae-encoder" / "config.json").exists():
         model = vae_stage.train_vae(few, plan.work, plan.seed, plan.vae_steps)
-        latents = vae_stage.encode_means(model, dataset.pictures)
-        factor = vae_stage.set_scaling_factor(model, latents)
-        save_file({"latents": (latents * factor).contiguous()}, plan.work / "latents.safetensors")
+        latents = vae_stage.normalise_latents(model, vae_stage.encode_means(model, dataset.pictures))
+        save_file({"latents": latents.contiguous()}, plan.work / "latents.safetensors")
         model.save_pretrained(plan.work / "vae-encoder")
     if not (plan.work / "vae" / "config.json").exists():
         model = AutoencoderKL.from_pretrained(str(plan.work / "vae-encoder"))
@@ -180,4 +179,5 @@ def export(plan: Plan) -> None:
 
 def card(plan: Plan) -> None:
     """Measure what was exported and write the card with its contact sheet."""
-    write_card(plan.work, plan.weights, plan.weights.parent, plan.seed)
+    numbers = {name: value for name, value in asdict(plan).items() if isinstance(value, int | float)}
+    write_card(plan.work, plan.weights, plan.weights.parent, numbers)

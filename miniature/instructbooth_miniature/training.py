@@ -28,6 +28,14 @@ def cosine_rate(step: int, total: int, peak: float, warmup: int = 100, floor: fl
     return peak * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
 
 
+def trapezoid_rate(step: int, total: int, peak: float, warmup: int = 150, decay_share: float = 0.25) -> float:
+    """Learning rate: linear warm-up, `peak`, and over the last `decay_share` of `total` steps linearly to nought.
+
+    Unlike a cosine it leaves the length open: a run can be lengthened until its decay begins.
+    """
+    return peak * min(1.0, (step + 1) / warmup, (total - step) / (decay_share * total))
+
+
 class Ema:
     """Exponential moving average of a module's parameters, float32, with a warm-up of the decay."""
 

@@ -21,13 +21,13 @@ from transformers import CLIPTextModel
 
 from .progress import Progress
 from .text import WIDTH
-from .training import Ema, cosine_rate, load_checkpoint, save_checkpoint, seeded
+from .training import Ema, load_checkpoint, save_checkpoint, seeded, trapezoid_rate
 from .vae import LATENT_CHANNELS
 
 TRAIN_TIMESTEPS: Final = 1000
 EMPTY_CAPTION_SHARE: Final = 0.1
 MIN_SNR_GAMMA: Final = 5.0
-EMA_DECAY: Final = 0.999
+EMA_DECAY: Final = 0.998
 TEXT_RATE_SHARE: Final = 0.25
 """The text encoder's learning rate as a share of the UNet's: it had its head start."""
 
@@ -144,7 +144,7 @@ def train_unet(
     parameters = [parameter for group in groups for parameter in group["params"]]  # type: ignore[attr-defined]
     for step in range(start, run.steps):
         for group in optimizer.param_groups:
-            group["lr"] = group["share"] * cosine_rate(step, run.steps, run.peak_rate, warmup=200)
+            group["lr"] = group["share"] * trapezoid_rate(step, run.steps, run.peak_rate)
         generator = seeded(run.seed, f"unet{rank}", step)
         loss = denoising_loss(unet, text_encoder, scheduler, corpus, run.batch, generator)
         optimizer.zero_grad(set_to_none=True)

@@ -1,7 +1,8 @@
 """Stage "vae": an AutoencoderKL that packs 64x64 pictures into 16x16 latents.
 
-Loss: L1 of pixels, L1 of their gradients (sharp edges), and a very small KL term (a larger one switched a latent channel off). Latents are scaled to unit deviation by
-`scaling_factor`, the one knob that stock pipelines read.
+Loss: L1 of pixels, L1 of their gradients (sharp edges), and a very small KL term (a larger one
+switched a latent channel off). Afterwards every latent channel is brought to mean 0 and
+deviation 1 inside the model.
 """
 
 from __future__ import annotations
@@ -156,7 +157,7 @@ def train_decoder(
         for group in optimizer.param_groups:
             group["lr"] = cosine_rate(step, steps, DECODER_RATE)
         with torch.autocast("cpu", torch.bfloat16):
-            decoded = vae.decode((packed + noise) / vae.config.scaling_factor).sample.float()
+            decoded = vae.decode((packed + noise)).sample.float()
         loss = picture_loss(decoded, batch)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -181,8 +182,20 @@ def encode_means(vae: AutoencoderKL, pictures: npt.NDArray[np.uint8], batch: int
     return torch.cat(chunks)
 
 
-def set_scaling_factor(vae: AutoencoderKL, latents: torch.Tensor) -> float:
-    """Set and return the factor that brings these latents to unit deviation over all channels."""
-    factor = 1.0 / float(latents.std())
-    vae.register_to_config(scaling_factor=factor)
-    return factor
+@torch.no_grad()
+def normalise_latents(vae: AutoencoderKL, latents: torch.Tensor) -> torch.Tensor:
+    """Fold mean 0 and deviation 1 of every latent channel into the 1x1 convolutions round the latents, in place.
+
+    latents: [pictures, channels, 16, 16], what the encoder gives before; returns what it gives after. `scaling_factor`
+    is then 1: one number could not have evened out channels of deviation .4 and 1.9.
+    """
+    mean, deviation = latents.mean(dim=(0, 2, 3)), latents.std(dim=(0, 2, 3))
+    channels = len(mean)
+    into, out_of = vae.quant_conv, vae.post_quant_conv
+    into.weight[:channels] /= deviation.view(-1, 1, 1, 1)
+    into.bias[:channels] = (into.bias[:channels] - mean) / deviation
+    into.bias[channels:] -= 2 * deviation.log()  # the log-variance's half of the outputs
+    out_of.bias += out_of.weight[:, :, 0, 0] @ mean
+    out_of.weight *= deviation.view(1, -1, 1, 1)
+    vae.register_to_config(scaling_factor=1.0)
+    return (latents - mean.view(1, -1, 1, 1)) / deviation.view(1, -1, 1, 1)

@@ -6,6 +6,7 @@ import random
 from pathlib import Path
 
 import pytest
+
 from instructbooth_miniature.captions import FILLERS, Asked, caption, parse
 from instructbooth_miniature.sampling import sample_scene
 from instructbooth_miniature.subjects import DEMO_SUBJECT, IDENTIFIERS
@@ -37,7 +38,10 @@ def test_what_a_caption_says_is_true_of_its_scene() -> None:
             Asked(None, "small", "", "green", PlainObject("square", "yellow")),
         ),
         ("A mascot next to an orange heart, on the left.", Asked(None, "", "left", "", PlainObject("heart", "orange"))),
-        ("a red circle next to a blue star", Asked(PlainObject("circle", "red"), "", "", "", PlainObject("star", "blue"))),
+        (
+            "a red circle next to a blue star",
+            Asked(PlainObject("circle", "red"), "", "", "", PlainObject("star", "blue")),
+        ),
     ],
 )
 def test_prompts_are_read(prompt: str, asked: Asked) -> None:

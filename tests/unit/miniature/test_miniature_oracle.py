@@ -9,6 +9,7 @@ from importlib.metadata import entry_points
 import numpy as np
 import pytest
 import torch
+
 from instructbooth_miniature.captions import caption, parse
 from instructbooth_miniature.oracle import Oracle, create, judge
 from instructbooth_miniature.render import render
@@ -113,7 +114,7 @@ def test_a_blotchy_background_has_no_name() -> None:
 def test_the_entry_point_scores_batches_of_any_size() -> None:
     (point,) = entry_points(group="instructbooth.rewards", name="miniature-oracle")
     oracle = point.load()({})
-    picture = torch.from_numpy(render(PAIR)).permute(2, 0, 1).float() / 255
+    picture = torch.from_numpy(render(PAIR).copy()).permute(2, 0, 1).float() / 255
     large = picture.repeat_interleave(2, dim=1).repeat_interleave(2, dim=2)
     prompts = ["a mascot next to a red circle", "a mascot next to a blue circle"]
     assert oracle(torch.stack([picture, picture]), prompts).tolist() == [1.0, 0.0]
@@ -125,6 +126,7 @@ def test_the_entry_point_scores_batches_of_any_size() -> None:
 def test_wrong_arguments_are_refused() -> None:
     with pytest.raises(ValueError, match="takes no parameters"):
         create({"threshold": 1})
+    assert isinstance(create({"device": "cpu", "dtype": "float32"}), Oracle)
     with pytest.raises(ValueError, match="1 images came with 2 prompts"):
         Oracle()(torch.zeros(1, 3, 64, 64), ["a mascot", "a mascot"])
     with pytest.raises(ValueError, match=r"\[batch, 3, height, width\]"):
