@@ -11,11 +11,11 @@ from pathlib import Path
 from raising import cgroups, network
 from raising.nodes import criclient
 from raising.processes import running_pid, stop
-from raising.settings import CACHE, NODES, PIDS, STATE, Node
+from raising.settings import CACHE, NAME, NODES, PIDS, STATE, Node
 from raising.shell import ClusterError, say, step
 
 _CNI_RESULTS = Path("/var/lib/cni/results")
-_CNI_PATTERN = "instructbooth-*"
+_CNI_PATTERN = f"{NAME}-*"
 
 
 def _mounts() -> list[str]:

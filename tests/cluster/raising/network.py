@@ -17,7 +17,7 @@ _OWNED_CHAINS = ("KUBE-", "CNI-")
 
 def bridge_exists() -> bool:
     """True while our bridge is there."""
-    return Path(f"/sys/class/net/{BRIDGE}").exists()
+    return subprocess.run(["ip", "link", "show", "dev", BRIDGE], capture_output=True, check=False).returncode == 0
 
 
 def prepare() -> None:

@@ -10,6 +10,7 @@ from raising.settings import (
     BRIDGE,
     CGROUP,
     GATEWAY,
+    NAME,
     PKI,
     POD_CIDR,
     REGISTRY_URL,
@@ -74,7 +75,7 @@ def _cni_config(node: Node) -> str:
         },
     }
     plugins = [bridge, {"type": "portmap", "capabilities": {"portMappings": True}}]
-    return json.dumps({"cniVersion": "0.4.0", "name": "instructbooth", "plugins": plugins})
+    return json.dumps({"cniVersion": "0.4.0", "name": NAME, "plugins": plugins})
 
 
 def _kubelet_config(node: Node) -> str:

@@ -11,8 +11,10 @@ PROJECT_DIR = CLUSTER_DIR.parents[1]
 
 #: What is worth keeping between clusters: binaries, image layers, the nodes' image stores, logs.
 CACHE = Path(os.environ.get("INSTRUCTBOOTH_CACHE") or Path.home() / ".cache" / "instructbooth").resolve()
+#: A second cluster on the same machine needs a name of its own, and a network namespace: see torture.py.
+NAME = os.environ.get("INSTRUCTBOOTH_CLUSTER") or "instructbooth"
 #: What lives and dies with a cluster. Short, because unix socket paths may hold 107 bytes.
-STATE = Path("/var/lib/instructbooth-cluster")
+STATE = Path(f"/var/lib/{NAME}-cluster")
 
 BIN = CACHE / "bin"
 LOGS = CACHE / "logs"
@@ -22,7 +24,7 @@ VOLUMES = STATE / "volumes"
 KUBECONFIG = STATE / "kubeconfig"
 
 #: The name of our cgroup in every hierarchy: each process and pod of the cluster lives in it.
-CGROUP = "instructbooth"
+CGROUP = NAME
 BRIDGE = "ibooth0"
 PREFIX_LENGTH = 16
 GATEWAY = "10.244.0.1"
