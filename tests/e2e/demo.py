@@ -22,7 +22,10 @@ MANIFEST = "examples/demo/job.yaml"
 GPU_MANIFEST = "examples/demo/gpu-job.yaml"
 NAMESPACE = "demo"
 QUERIES = {
-    "mean reward of the last reinforcement epoch": 'instructbooth_reward_mean{namespace="demo",job="demo"}',
+    # Over a window: the pods are gone by now, and with them their series, but not what they said.
+    "mean reward of the last reinforcement epoch": (
+        'last_over_time(instructbooth_reward_mean{namespace="demo",job="demo"}[30m])'
+    ),
     "jobs by phase": "sum by (phase) (instructbooth_jobs)",
 }
 
