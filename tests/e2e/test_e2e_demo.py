@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
-from tests.integration.chart.dashboard import dashboard_queries
 
 from tests.e2e import lab
 from tests.e2e.demo import OUT, QUERIES, Demo, query, run_demo
+from tests.integration.chart.dashboard import dashboard_queries
 
 
 @pytest.fixture(scope="module")

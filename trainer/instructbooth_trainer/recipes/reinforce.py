@@ -199,7 +199,12 @@ def finish(stage: Reinforce) -> Outcome:
     if run.gang.is_main:
         folder.mkdir(parents=True, exist_ok=True)
         stage.adapter.save(folder)
-        report = {"epochs": state.curve, **state.record, "spec": spec.to_wire()}
+        report = {
+            "world_size": run.gang.world_size,
+            "epochs": state.curve,
+            **state.record,
+            "spec": spec.to_wire(),
+        }
         (folder / "reinforce.json").write_text(json.dumps(report, indent=1))
         samples_sheet(run, stage.model, folder / "samples.png", stage.rollouts.validation or stage.rollouts.prompts)
     last = state.curve[-1]
