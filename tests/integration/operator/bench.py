@@ -21,6 +21,7 @@ from instructbooth.spec.status import Condition, InstructBoothJobStatus, Progres
 from tests.integration.operator.plane import ControlPlane, JsonObject, Refused, free_port
 from tests.unit.reconcile.world import job_object
 
+START_SECONDS = 120  # two busy cores need their time to import it all
 MERGE = "application/merge-patch+json"
 RANK = "batch.kubernetes.io/job-completion-index"
 
@@ -48,7 +49,7 @@ class Operator:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(self._command, env=self._environment, stdout=log, stderr=log)
         if wait:
-            ControlPlane.wait("the operator to be ready", lambda: self.answer("/readyz")[0] == 200)
+            ControlPlane.wait("the operator to be ready", lambda: self.answer("/readyz")[0] == 200, START_SECONDS)
 
     def kill(self, how: int = signal.SIGKILL) -> int:
         assert self.process is not None
@@ -138,7 +139,7 @@ class Bench:
         found = self.condition(kind, name)
         return found is not None and found.status == "True"
 
-    def wait_true(self, kind: str, name: str = "mascot", seconds: float = 30) -> Condition:
+    def wait_true(self, kind: str, name: str = "mascot", seconds: float = 60) -> Condition:
         self.plane.wait(f"{kind} of {name}", lambda: self.is_true(kind, name), seconds)
         found = self.condition(kind, name)
         assert found is not None
@@ -167,7 +168,7 @@ class Bench:
         ours = [event for event in items if event["involvedObject"]["kind"] == "InstructBoothJob"]
         return [event["reason"] for event in ours]
 
-    def wait_pods(self, child: str, count: int, seconds: float = 30) -> list[JsonObject]:
+    def wait_pods(self, child: str, count: int, seconds: float = 60) -> list[JsonObject]:
         def there() -> list[JsonObject] | None:
             alive = [pod for pod in self.pods(child) if "deletionTimestamp" not in pod["metadata"]]
             return alive if len(alive) == count else None

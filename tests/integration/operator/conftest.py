@@ -82,11 +82,13 @@ def rank0() -> Iterator[Rank0]:
 def operator(bench: Bench, rank0: Rank0, request: pytest.FixtureRequest) -> Iterator[Operator]:
     """A running operator for the namespace; what it logged is shown when the test fails."""
     process = Operator(bench.plane, bench.namespace, rank0.url)
-    process.start()
-    yield process
-    if process.process is not None:
-        process.kill()
-    print(_tail(process.log))
+    try:
+        process.start()
+        yield process
+    finally:
+        if process.process is not None:
+            process.kill()
+        print(_tail(process.log))
 
 
 def _tail(log: Path) -> str:

@@ -100,7 +100,7 @@ class ControlPlane:
             f"--service-account-key-file={self.folder}/sa.key",
             f"--service-account-signing-key-file={self.folder}/sa.key",
         )
-        self.wait("the API server", self._ready, 60)
+        self.wait("the API server", self._ready, 120)
 
     def stop(self, *names: str) -> None:
         """Stop the named processes, or all, in the reverse order of their start."""
@@ -137,7 +137,7 @@ class ControlPlane:
         )
 
     @staticmethod
-    def wait(what: str, condition: Any, seconds: float = 30) -> Any:
+    def wait(what: str, condition: Any, seconds: float = 60) -> Any:
         """Poll until `condition()` is true; its value."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:

@@ -8,7 +8,7 @@ import pytest
 
 from instructbooth.contract import REWARD_METRIC, ExitCode, Outcome, Stage
 from instructbooth.spec.status import Phase, Progress, StageState
-from tests.integration.operator.bench import Bench, Operator, Rank0, pause
+from tests.integration.operator.bench import START_SECONDS, Bench, Operator, Rank0, pause
 from tests.unit.reconcile.world import success
 
 pytestmark = pytest.mark.cluster
@@ -138,7 +138,7 @@ def test_a_missing_secret_blocks_until_it_comes(bench: Bench, operator: Operator
     bench.submit()
     bench.wait_pods(P1, 1)
     bench.wait_for_pod(P1, "CreateContainerConfigError", 'secret "minio-credentials" not found')
-    blocked = bench.wait_true("Blocked", seconds=30)
+    blocked = bench.wait_true("Blocked")
     assert blocked.reason == "CreateContainerConfigError"
     assert "create the Secret minio-credentials" in blocked.message
     succeed(bench, Stage.PERSONALIZE)
@@ -241,7 +241,7 @@ def test_the_api_server_goes_away_and_comes_back(bench: Bench, operator: Operato
     pause(3)
     bench.plane.start_api_server()
     bench.end(R1, 0, success(Stage.REINFORCE), count=2)
-    bench.wait_pods(E1, 1, seconds=60)
+    bench.wait_pods(E1, 1)
     assert operator.process is not None
     assert operator.process.poll() is None
     assert [s.attempt for s in bench.status().stages] == [1, 1, 1]
@@ -255,13 +255,13 @@ def test_a_second_replica_takes_over(bench: Bench, rank0: Rank0) -> None:
     try:
         first.start()
         second.start(wait=False)
-        bench.plane.wait("the standby", lambda: "standing by" in second.answer("/readyz")[1])
+        bench.plane.wait("the standby", lambda: "standing by" in second.answer("/readyz")[1], START_SECONDS)
         bench.submit()
         bench.run(P1, 1)
         assert second.metric("instructbooth_leader") == 0
         first.kill()
         bench.end(P1, 0, success(Stage.PERSONALIZE))
-        bench.wait_pods(R1, 2, seconds=25)
+        bench.wait_pods(R1, 2)
         assert second.kill(signal.SIGTERM) == 0
         first.start()  # at once: the Lease was released
     finally:

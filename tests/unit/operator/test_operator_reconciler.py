@@ -46,7 +46,7 @@ class Rig:
         )
 
     def run(self, scenario: Coroutine[Any, Any, Any]) -> Any:
-        return asyncio.run(scenario)
+        return asyncio.run(asyncio.wait_for(scenario, 30))
 
     def tell(self) -> None:
         """What a watch would: the job as it is now."""
