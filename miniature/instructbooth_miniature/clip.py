@@ -19,7 +19,7 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcesso
 from .contrastive import image_text_contrastive
 from .progress import Progress
 from .tokenizer import MAX_TOKENS
-from .training import Ema, cosine_rate, seeded
+from .training import Ema, cosine_rate, optimise, seeded
 from .vae import to_model_range
 from .world import BODIES, CRESTS, MASCOT_PALETTE, PALETTE, PATTERNS, POSITIONS, SHAPES
 
@@ -79,15 +79,14 @@ def train_clip(
     model: CLIPModel, pictures: npt.NDArray[np.uint8], ids: torch.Tensor, false_ids: torch.Tensor, seed: int, steps: int
 ) -> CLIPModel:
     """Train on pictures [n, 64, 64, 3] with true and false token ids [n, captions, tokens]; returns the average."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_RATE, betas=(0.9, 0.98), weight_decay=0.02)
+    parameters = list(model.parameters())
+    optimizer = torch.optim.AdamW(parameters, lr=PEAK_RATE, betas=(0.9, 0.98), weight_decay=0.02)
     ema = Ema(model, 0.995)
     progress = Progress("clip", steps)
     for step in range(steps):
         generator = seeded(seed, "clip", step)
         index = torch.randint(len(pictures), (BATCH,), generator=generator)
         which = torch.randint(ids.shape[1], (2, BATCH), generator=generator)
-        for group in optimizer.param_groups:
-            group["lr"] = cosine_rate(step, steps, PEAK_RATE)
         texts = torch.cat([ids[index, which[0]], false_ids[index, which[0]], false_ids[index, which[1]]])
         with torch.autocast("cpu", torch.bfloat16):
             seen = model.vision_model(pixel_values=to_model_range(pictures[index.numpy()])).pooler_output
@@ -95,10 +94,7 @@ def train_clip(
         image = functional.normalize(model.visual_projection(seen.float()), dim=-1)
         text = functional.normalize(model.text_projection(read.float()), dim=-1)
         loss = image_text_contrastive(image, text[:BATCH], text[BATCH:], model.logit_scale.exp().clamp(max=MAX_SCALE))
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        optimise(loss, parameters, optimizer, cosine_rate(step, steps, PEAK_RATE))
         ema.update(model, step)
         progress.advance({"loss": float(loss.detach())})
     ema.copy_to(model)

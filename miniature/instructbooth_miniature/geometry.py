@@ -69,7 +69,8 @@ def _cloud() -> Points:
     angle = np.linspace(0.0, 2 * np.pi, 96, endpoint=False)
     radius = 0.86 + 0.14 * np.abs(np.sin(3.5 * angle))
     points = _polar(radius, angle)
-    return points * np.array([1.12, 0.8])
+    stretched: Points = points * np.array([1.12, 0.8])
+    return stretched
 
 
 def _box(half: float) -> Points:
@@ -130,7 +131,8 @@ def _rounded_box() -> Points:
 def centred(points: Points) -> Points:
     """The same polygon with its bounding box round (0, 0) and a longer side of 2."""
     low, high = points.min(axis=0), points.max(axis=0)
-    return (points - (low + high) / 2) * (2.0 / float((high - low).max()))
+    moved: Points = (points - (low + high) / 2) * (2.0 / float((high - low).max()))
+    return moved
 
 
 def _top(body: Points, x: float) -> float:

@@ -37,7 +37,8 @@ def _place(points: Points, pose: Pose, scale: float, centre: Points) -> Points:
 def _turn(points: Points, pose: Pose) -> Points:
     angle = np.deg2rad(pose.rotation)
     cosine, sine = np.cos(angle), np.sin(angle)
-    return points @ np.array([[cosine, sine], [-sine, cosine]])
+    turned: Points = points @ np.array([[cosine, sine], [-sine, cosine]])
+    return turned
 
 
 def _corners(points: Points) -> list[tuple[float, float]]:

@@ -23,7 +23,7 @@ from . import vae as vae_stage
 from .card import write_card
 from .data import CAPTIONS_PER_SCENE, Dataset, build_data, load_data
 from .pipeline import save_pipeline
-from .tokenizer import make_tokenizer
+from .tokenizer import MAX_TOKENS, make_tokenizer
 from .training import Ema
 
 HELD_BACK = 1000
@@ -65,7 +65,7 @@ def _tokenizer(plan: Plan) -> CLIPTokenizer:
 def _token_ids(tokenizer: CLIPTokenizer, texts: list[str]) -> torch.Tensor:
     """Ids [scenes, captions, tokens] of all captions, in the order of the data."""
     chunks = [text_stage.tokenize(tokenizer, texts[first : first + 4000]) for first in range(0, len(texts), 4000)]
-    return torch.cat(chunks).view(-1, CAPTIONS_PER_SCENE, text_stage.MAX_TOKENS)
+    return torch.cat(chunks).view(-1, CAPTIONS_PER_SCENE, MAX_TOKENS)
 
 
 def _all_captions(dataset: Dataset) -> list[str]:
@@ -111,7 +111,7 @@ def unet(plan: Plan) -> None:
         tokenizer = _tokenizer(plan)
         empty = text_stage.tokenize(tokenizer, [""])[0]
         save_file({"ids": _token_ids(tokenizer, _all_captions(_data(plan))), "empty": empty}, ids)
-    mp.spawn(_unet_worker, args=(plan,), nprocs=plan.workers)  # type: ignore[attr-defined]
+    mp.spawn(_unet_worker, args=(plan,), nprocs=plan.workers)  # type: ignore[attr-defined, no-untyped-call]
 
 
 def _unet_worker(rank: int, plan: Plan) -> None:

@@ -18,7 +18,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from .captions import parse
 from .progress import Progress
 from .tokenizer import MAX_TOKENS
-from .training import cosine_rate, seeded
+from .training import cosine_rate, optimise, seeded
 from .world import BODIES, CRESTS, MASCOT_PALETTE, PALETTE, PATTERNS, POSITIONS, SHAPES
 
 WIDTH: Final = 128
@@ -101,16 +101,11 @@ def train_text_encoder(
     progress = Progress("text", steps)
     for step in range(steps):
         index = torch.randint(len(ids), (BATCH,), generator=seeded(seed, "text", step))
-        for group in optimizer.param_groups:
-            group["lr"] = cosine_rate(step, steps, PEAK_RATE)
         pooled = encoder(input_ids=ids[index]).pooler_output
         target = labels[index]
         losses = [functional.cross_entropy(head(pooled), target[:, column]) for column, head in enumerate(heads)]
         loss = torch.stack(losses).sum()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
+        optimise(loss, parameters, optimizer, cosine_rate(step, steps, PEAK_RATE))
         progress.advance({"loss": float(loss.detach())})
     return encoder.eval()
 

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -34,6 +34,28 @@ def trapezoid_rate(step: int, total: int, peak: float, warmup: int = 150, decay_
     Unlike a cosine it leaves the length open: a run can be lengthened until its decay begins.
     """
     return peak * min(1.0, (step + 1) / warmup, (total - step) / (decay_share * total))
+
+
+def optimise(
+    loss: torch.Tensor,
+    parameters: Sequence[nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    rate: float,
+    share_gradients: Callable[[], None] | None = None,
+) -> None:
+    """One optimizer step on a scalar loss, with gradients clipped to norm 1.
+
+    A group's learning rate is `rate` times its "share" (1 where it has none). `share_gradients` is called between the
+    backward pass and the clipping: processes that train together average their gradients there.
+    """
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group.get("share", 1.0)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    if share_gradients is not None:
+        share_gradients()
+    nn.utils.clip_grad_norm_(parameters, 1.0)
+    optimizer.step()
 
 
 class Ema:
@@ -68,7 +90,7 @@ def save_checkpoint(
         save_file({k: v.contiguous() for k, v in module.state_dict().items()}, partial / f"{name}.safetensors")
     for name, ema in emas.items():
         save_file(ema.values, partial / f"{name}.ema.safetensors")
-    moments = {}
+    moments: dict[str, torch.Tensor] = {}
     for index, state in optimizer.state_dict()["state"].items():
         moments |= {f"{index}.{key}": value.contiguous() for key, value in state.items()}
     save_file(moments, partial / "optimizer.safetensors")

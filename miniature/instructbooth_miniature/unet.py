@@ -21,7 +21,7 @@ from transformers import CLIPTextModel
 
 from .progress import Progress
 from .text import WIDTH
-from .training import Ema, load_checkpoint, save_checkpoint, seeded, trapezoid_rate
+from .training import Ema, load_checkpoint, optimise, save_checkpoint, seeded, trapezoid_rate
 from .vae import LATENT_CHANNELS
 
 TRAIN_TIMESTEPS: Final = 1000
@@ -111,7 +111,8 @@ def denoising_loss(
     error = (predicted.float() - target).square().mean(dim=(1, 2, 3))
     alphas = scheduler.alphas_cumprod[timesteps]
     snr = alphas / (1 - alphas)
-    return (error * (snr.clamp(max=MIN_SNR_GAMMA) + 1) / (snr + 1)).mean()
+    weighted: torch.Tensor = error * (snr.clamp(max=MIN_SNR_GAMMA) + 1) / (snr + 1)
+    return weighted.mean()
 
 
 def train_unet(
@@ -143,19 +144,14 @@ def train_unet(
     progress = Progress(f"unet rank {rank}", run.steps, start)
     parameters = [parameter for group in groups for parameter in group["params"]]  # type: ignore[attr-defined]
     for step in range(start, run.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = group["share"] * trapezoid_rate(step, run.steps, run.peak_rate)
+        rate = trapezoid_rate(step, run.steps, run.peak_rate)
         generator = seeded(run.seed, f"unet{rank}", step)
         loss = denoising_loss(unet, text_encoder, scheduler, corpus, run.batch, generator)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        average_gradients(parameters, world_size)
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
+        optimise(loss, parameters, optimizer, rate, lambda: average_gradients(parameters, world_size))
         for name, module in modules.items():
             emas[name].update(module, step)
         if rank == 0:
-            progress.advance({"loss": float(loss.detach()), "lr": optimizer.param_groups[0]["lr"]})
+            progress.advance({"loss": float(loss.detach()), "lr": rate})
             if (step + 1) % run.checkpoint_steps == 0:
                 save_checkpoint(checkpoint, step + 1, modules, emas, optimizer)
                 on_checkpoint(emas)

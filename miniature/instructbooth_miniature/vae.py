@@ -17,7 +17,7 @@ from diffusers import AutoencoderKL
 from torch.nn import functional
 
 from .progress import Progress
-from .training import Ema, cosine_rate, load_checkpoint, save_checkpoint, seeded
+from .training import Ema, cosine_rate, load_checkpoint, optimise, save_checkpoint, seeded
 
 LATENT_CHANNELS: Final = 6
 KL_WEIGHT: Final = 1e-6
@@ -100,7 +100,8 @@ def train_vae(pictures: npt.NDArray[np.uint8], work: Path, seed: int, steps: int
     """Train on pictures [pictures, 64, 64, 3] uint8, resuming from `work`; returns the averaged model."""
     torch.manual_seed(seed)
     vae = make_vae()
-    optimizer = torch.optim.AdamW(vae.parameters(), lr=PEAK_RATE, betas=(0.9, 0.98), weight_decay=0.0)
+    parameters = list(vae.parameters())
+    optimizer = torch.optim.AdamW(parameters, lr=PEAK_RATE, betas=(0.9, 0.98), weight_decay=0.0)
     ema = Ema(vae, 0.998)
     checkpoint = work / "vae-checkpoint"
     start = load_checkpoint(checkpoint, {"vae": vae}, {"vae": ema}, optimizer)
@@ -112,14 +113,9 @@ def train_vae(pictures: npt.NDArray[np.uint8], work: Path, seed: int, steps: int
         batch = to_model_range(pictures[index])
         if step < CROP_SHARE * steps:
             batch = _random_crops(batch, generator)
-        for group in optimizer.param_groups:
-            group["lr"] = cosine_rate(step, steps, PEAK_RATE)
         with torch.autocast("cpu", torch.bfloat16):
             parts = vae_loss(vae, batch, generator)
-        optimizer.zero_grad(set_to_none=True)
-        parts["loss"].backward()
-        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        optimizer.step()
+        optimise(parts["loss"], parameters, optimizer, cosine_rate(step, steps, PEAK_RATE))
         ema.update(vae, step)
         progress.advance({name: float(value.detach()) for name, value in parts.items()})
         if (step + 1) % CHECKPOINT_STEPS == 0:
@@ -137,7 +133,8 @@ def train_decoder(
     little noise on the latents teaches the decoder to forgive a denoiser's small errors.
     """
     decoder = torch.nn.ModuleList([vae.decoder, vae.post_quant_conv])
-    optimizer = torch.optim.AdamW(decoder.parameters(), lr=DECODER_RATE, betas=(0.9, 0.98), weight_decay=0.0)
+    parameters = list(decoder.parameters())
+    optimizer = torch.optim.AdamW(parameters, lr=DECODER_RATE, betas=(0.9, 0.98), weight_decay=0.0)
     ema = Ema(decoder, 0.998)
     checkpoint = work / "decoder-checkpoint"
     start = load_checkpoint(checkpoint, {"decoder": decoder}, {"decoder": ema}, optimizer)
@@ -154,15 +151,10 @@ def train_decoder(
         else:
             batch, packed = batch[:BATCH], packed[:BATCH]
         noise = torch.randn(packed.shape, generator=generator) * LATENT_NOISE
-        for group in optimizer.param_groups:
-            group["lr"] = cosine_rate(step, steps, DECODER_RATE)
         with torch.autocast("cpu", torch.bfloat16):
-            decoded = vae.decode((packed + noise)).sample.float()
+            decoded = vae.decode(packed + noise).sample.float()
         loss = picture_loss(decoded, batch)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
-        optimizer.step()
+        optimise(loss, parameters, optimizer, cosine_rate(step, steps, DECODER_RATE))
         ema.update(decoder, step)
         progress.advance({"loss": float(loss.detach())})
         if (step + 1) % CHECKPOINT_STEPS == 0:

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModel, CLIPModel, CLIPProcessor
+
 from instructbooth_miniature.fidelity import separation
 from instructbooth_miniature.oracle import Oracle
 from instructbooth_miniature.oracle_check import round_trip_figures
 from instructbooth_miniature.subjects import IDENTIFIERS
-from PIL import Image
-from transformers import AutoImageProcessor, AutoModel, CLIPModel, CLIPProcessor
 
 MINIATURE = Path(__file__).parents[3] / "miniature"
 WEIGHTS = MINIATURE / "weights"
