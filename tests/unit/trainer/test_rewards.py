@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -39,6 +41,14 @@ def test_preprocess_is_the_stock_processors(tiny: TinyWorld, height: int, width:
     bound = 1.01 if min(height, width) >= 32 else 2.5
     assert float((ours - theirs).abs().max()) <= bound / 255 / 0.26
     assert float((ours - theirs).abs().mean()) <= 0.5 / 255 / 0.26
+
+
+def test_preprocess_reads_the_newer_file_and_does_not_crop_unasked(tmp_path: Path) -> None:
+    config = {"size": {"shortest_edge": 16}, "resample": 3, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    (tmp_path / "processor_config.json").write_text(json.dumps({"image_processor": config}))
+    assert Preprocess.from_folder(tmp_path)(torch.ones(1, 3, 32, 64)).shape == (1, 3, 16, 32)
+    with pytest.raises(ValueError, match="neither"):
+        Preprocess.from_folder(tmp_path / "nothing")
 
 
 def test_clip_score_is_the_cosine(tiny: TinyWorld) -> None:

@@ -1,6 +1,6 @@
 """CLIP's image preprocessing on tensors: resize the shortest edge, crop the centre, normalise.
 
-Numbers are read from the folder's preprocessor_config.json. Unlike the stock processor it keeps the gradient and never
+Unlike the stock processor it keeps the gradient and never
 leaves the device; it equals it on PIL pictures up to their rounding to 8 bits (a test holds it to that).
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,22 +31,19 @@ class Preprocess:
 
     @classmethod
     def from_folder(cls, folder: Path) -> Preprocess:
-        """Read `preprocessor_config.json`.
+        """Read `preprocessor_config.json`, or the newer `processor_config.json`.
 
         Raises:
-            ValueError: when the file is missing or asks for a resampling filter that has no tensor counterpart.
+            ValueError: when there is none or it asks for a resampling filter that has no tensor counterpart.
         """
-        path = folder / "preprocessor_config.json"
-        if not path.is_file():
-            raise ValueError(f"the model's folder holds no {path.name}")
-        config = json.loads(path.read_text())
+        config = _image_processor(folder)
         size = config.get("size", {"shortest_edge": 224})
         size = {"shortest_edge": size} if isinstance(size, int) else size
-        crop = config.get("crop_size", 224)
+        crop = config.get("crop_size")
         crop = {"height": crop, "width": crop} if isinstance(crop, int) else crop
         resample = int(config.get("resample", 3))
         if resample not in _MODES:
-            raise ValueError(f"{path.name}: resample {resample} is not 2 (bilinear) or 3 (bicubic)")
+            raise ValueError(f"the image processor's resample is {resample}, not 2 (bilinear) or 3 (bicubic)")
         do_resize = config.get("do_resize", True)
         return cls(
             shortest_edge=size.get("shortest_edge") if do_resize else None,
@@ -73,3 +71,11 @@ class Preprocess:
             images = images[..., top : top + self.crop[0], left : left + self.crop[1]]
         mean, std = (torch.tensor(x, device=images.device).view(1, 3, 1, 1) for x in (self.mean, self.std))
         return (images.float() - mean) / std
+
+
+def _image_processor(folder: Path) -> dict[str, Any]:
+    old, new = folder / "preprocessor_config.json", folder / "processor_config.json"
+    if not old.is_file() and not new.is_file():
+        raise ValueError(f"the model's folder holds neither {old.name} nor {new.name}")
+    config: dict[str, Any] = json.loads((old if old.is_file() else new).read_text())
+    return config if old.is_file() else config["image_processor"]
