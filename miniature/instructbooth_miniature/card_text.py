@@ -12,7 +12,7 @@ Figures = Mapping[str, Mapping[str, float]]
 
 _SETTINGS = ("20 steps", "8 steps", "20 steps, no guidance")
 
-PER_FAMILY = 128
+PER_FAMILY = 64
 GUIDANCE = 4.0
 SHEET_COLUMNS = 10
 SHEET_STEPS = 20

@@ -152,7 +152,7 @@ def train_unet(
             emas[name].update(module, step)
         if rank == 0:
             progress.advance({"loss": float(loss.detach()), "lr": rate})
-            if (step + 1) % run.checkpoint_steps == 0:
+            if (step + 1) % run.checkpoint_steps == 0 or step + 1 == run.steps:
                 save_checkpoint(checkpoint, step + 1, modules, emas, optimizer)
                 on_checkpoint(emas)
     for name, module in modules.items():
