@@ -8,7 +8,6 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from raising.layout import Layout
@@ -102,13 +101,17 @@ def _ensure_base() -> None:
 
 def _build_from_dockerfile(name: str) -> None:
     ours = name in _SOURCES
-    words: list[str | Path] = ["--layers", "--isolation", "chroot", "--network", "host", "--pull-never", "--tag", name]
+    words: list[str | Path] = ["--layers", "--isolation", "chroot", "--network", "host", "--pull-never"]
     if _AUTHORITIES.exists():
         words += ["--volume", f"{_AUTHORITIES}:{_AUTHORITIES_IN_BUILD}:ro"]
         for variable in ("PIP_CERT", "SSL_CERT_FILE"):
             words += ["--build-arg", f"{variable}={_AUTHORITIES_IN_BUILD}"]
-    words += ["--target", name, PROJECT_DIR] if ours else [CLUSTER_DIR / "images" / name]
-    _buildah("bud", *words, log=f"image-{name}.log")
+    if ours:  # named, so that the tidying up below leaves this stage for the next build
+        _buildah("bud", *words, "--tag", "tools", "--target", "tools", PROJECT_DIR, log=f"image-{name}-tools.log")
+        _buildah("bud", *words, "--tag", name, "--target", name, PROJECT_DIR, log=f"image-{name}.log")
+    else:
+        _buildah("bud", *words, "--tag", name, CLUSTER_DIR / "images" / name, log=f"image-{name}.log")
+    _buildah("rmi", "--prune")  # layers of former builds
     # A push to `oci:` compresses whatever one says, for minutes; one to `dir:` writes the layers as they are, and
     # writes none that is there already.
     pushed = CACHE / "pushed" / name
@@ -156,8 +159,8 @@ def _load_on(node: Node, names: Sequence[str]) -> None:
 
 def load(names: Sequence[str], nodes: Sequence[Node]) -> None:
     """Let these nodes pull what it lacks of the named images: only layers it has never seen travel."""
-    with ThreadPoolExecutor() as pool:
-        list(pool.map(lambda node: _load_on(node, names), nodes))
+    for node in nodes:  # one after the other: a layer lies on the disk twice while it is unpacked
+        _load_on(node, names)
 
 
 def describe() -> str:
