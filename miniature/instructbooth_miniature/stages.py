@@ -40,14 +40,15 @@ class Plan:
     weights: Path
     seed: int = 0
     workers: int = 2
-    unet_steps: int = 3000
+    unet_steps: int = 1600
     num_shards: int = 40
     vae_shards: int = 10
-    vae_steps: int = 1000
-    decoder_steps: int = 1200
+    unet_shards: int = 16
+    vae_steps: int = 1800
+    decoder_steps: int = 3000
     text_steps: int = 350
-    clip_steps: int = 1200
-    fidelity_steps: int = 900
+    clip_steps: int = 1500
+    fidelity_steps: int = 1200
     fidelity_identities: int = 5000
     unet_batch: int = 64
     unet_peak_rate: float = 1.2e-3
@@ -78,12 +79,14 @@ def data(plan: Plan) -> None:
 
 
 def vae(plan: Plan) -> None:
-    """Train the autoencoder, then its decoder alone; cache the normalised latents of all data between the two."""
+    """Train the autoencoder, then its decoder alone; cache the normalised latents between the two."""
     dataset = _data(plan)
     few = dataset.pictures[: plan.vae_shards * 2000]
     if not (plan.work / "vae-encoder" / "config.json").exists():
         model = vae_stage.train_vae(few, plan.work, plan.seed, plan.vae_steps)
-        latents = vae_stage.normalise_latents(model, vae_stage.encode_means(model, dataset.pictures))
+        latents = vae_stage.normalise_latents(
+            model, vae_stage.encode_means(model, _data(plan, plan.unet_shards).pictures)
+        )
         save_file({"latents": latents.contiguous()}, plan.work / "latents.safetensors")
         model.save_pretrained(plan.work / "vae-encoder")
     if not (plan.work / "vae" / "config.json").exists():
@@ -110,7 +113,8 @@ def unet(plan: Plan) -> None:
     if not ids.exists():
         tokenizer = _tokenizer(plan)
         empty = text_stage.tokenize(tokenizer, [""])[0]
-        save_file({"ids": _token_ids(tokenizer, _all_captions(_data(plan))), "empty": empty}, ids)
+        captions = _all_captions(_data(plan, plan.unet_shards))
+        save_file({"ids": _token_ids(tokenizer, captions), "empty": empty}, ids)
     mp.spawn(_unet_worker, args=(plan,), nprocs=plan.workers)  # type: ignore[attr-defined, no-untyped-call]
 
 

