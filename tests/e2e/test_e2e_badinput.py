@@ -81,7 +81,7 @@ def test_artifacts_of_earlier_stages_are_kept(namespace, broken):
 
 def test_missing_secret_blocks_until_it_is_made(namespace, broken):
     def blocked() -> bool:
-        return lab.condition(lab.job("missing-secret", namespace=namespace), "Blocked")["status"] == "True"
+        return bool(lab.condition(lab.job("missing-secret", namespace=namespace), "Blocked")["status"] == "True")
 
     lab.wait("the job to be blocked", blocked, seconds=90)
     condition = lab.condition(lab.job("missing-secret", namespace=namespace), "Blocked")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
 from tests.e2e import jobs, lab
@@ -23,7 +25,7 @@ def test_two_jobs_at_once_survive_the_loss_of_the_operator_in_each_stage(namespa
     for stage in STAGES:
         lab.wait(
             f"{stage} to run",
-            lambda s=stage: jobs.running_pods(first, s, namespace=namespace),
+            partial(jobs.running_pods, first, stage, namespace=namespace),
             seconds=400,
             interval=0.5,
         )

@@ -6,12 +6,14 @@ import ast
 import re
 import urllib.request
 from pathlib import Path
+from typing import cast
 
 import pytest
 from prometheus_client import REGISTRY, CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from instructbooth.contract import Stage
+from instructbooth_operator.cache import Cache
 from instructbooth_operator.metrics import JobCollector
 from instructbooth_trainer.runtime.progress import ProgressReporter, RunLabels
 from tests.integration.chart.dashboard import dashboard, dashboard_queries, expressions
@@ -60,7 +62,7 @@ def served() -> dict[str, set[str]]:
     finally:
         reporter.close()
     registry = CollectorRegistry()
-    registry.register(JobCollector(OneJob()))
+    registry.register(JobCollector(cast(Cache, OneJob())))
     found: dict[str, set[str]] = {}
     for family in [*families, *registry.collect(), *REGISTRY.collect()]:
         labels = {label for sample in family.samples for label in sample.labels}

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from raising import images, toolchain
+from raising.settings import PROJECT_DIR
 
 SCRIPT = Path(toolchain.__file__).resolve().parents[1] / "cluster.py"
 
@@ -38,7 +39,7 @@ def test_an_image_follows_what_its_dockerfile_copies(tmp_path, monkeypatch):
 
 
 def test_every_folder_the_dockerfile_copies_is_watched():
-    dockerfile = (images.PROJECT_DIR / "Dockerfile").read_text()
+    dockerfile = (PROJECT_DIR / "Dockerfile").read_text()
     for name, folders in images._SOURCES.items():
         stage = dockerfile.split(f"AS project-{name}\n")[1].split("\nFROM ")[0]
         copied = {words[1] for words in map(str.split, stage.splitlines()) if words[:1] == ["COPY"] and len(words) == 3}

@@ -28,7 +28,7 @@ def registry(layout):
 
 
 def ask(address, path, method="GET"):
-    connection = http.client.HTTPConnection(*address, timeout=5)
+    connection = http.client.HTTPConnection(address[0], address[1], timeout=5)
     connection.request(method, path)
     answer = connection.getresponse()
     return answer.status, dict(answer.getheaders()), answer.read()

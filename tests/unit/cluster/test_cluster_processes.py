@@ -77,6 +77,7 @@ def test_what_ignores_sigterm_is_killed(sandbox):
     component.start()
     component.wait()
     pid = component.pid()
+    assert pid is not None
     stop(component.pid_file, seconds=0.3)
     assert start_time(pid) is None
     assert not component.pid_file.exists()
