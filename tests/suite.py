@@ -15,6 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 LOGS = ROOT / "out" / "test"
+UNPROVEN = ("e2e-unproven",)  # reported, not counted: tests that have not been seen to pass yet
 
 
 @dataclass
@@ -43,6 +44,10 @@ def run(name: str, *command: str) -> Result:
     return Result(name, code, time.monotonic() - start, last)
 
 
+def _word(result: Result) -> str:
+    return "ok" if not result.code else "open" if result.name in UNPROVEN else "failed"
+
+
 def main() -> int:
     """Run all steps and print the summary."""
     LOGS.mkdir(parents=True, exist_ok=True)
@@ -60,12 +65,19 @@ def main() -> int:
     print(text if code else "\n".join(text.splitlines()[-8:]), flush=True)
     results.append(Result("cluster", code, time.monotonic() - start, ""))
     # Also after a failed cluster: these tests then fail, and say why, instead of being passed over.
-    results += [run("integration", "make", "integration"), run("e2e", "make", "e2e")]
+    results += [
+        run("integration", "make", "integration"),
+        run("e2e", "make", "e2e"),
+        run("e2e-unproven", "make", "e2e-unproven"),
+    ]
     print(f"\n{'step':<12} {'result':<7} {'seconds':>8}")
     for r in results:
-        print(f"{r.name:<12} {'failed' if r.code else 'ok':<7} {r.seconds:>8.0f}  {r.last_line[:100]}")
-    failed = sum(bool(r.code) for r in results)
-    print(f"\nsteps: {len(results) - failed} passed, {failed} failed in {time.monotonic() - start:.0f} s", flush=True)
+        print(f"{r.name:<12} {_word(r):<7} {r.seconds:>8.0f}  {r.last_line[:100]}")
+    failed = sum(bool(r.code) for r in results if r.name not in UNPROVEN)
+    print(
+        f"\nsteps: {sum(not r.code for r in results)} passed, {failed} failed in {time.monotonic() - start:.0f} s",
+        flush=True,
+    )
     return int(failed > 0)
 
 
