@@ -7,7 +7,7 @@ CLUSTER_SCRIPT := $(PYTHON) tests/cluster/cluster.py
 export CLUSTER
 
 .DEFAULT_GOAL := help
-.PHONY: help setup cluster cluster-down kubeconfig images demo test lint format types unit integration e2e e2e-unproven generate lock \
+.PHONY: help setup cluster cluster-down kubeconfig images demo test lint format types unit integration e2e generate lock \
         miniature bench
 
 help: ## Explain the commands
@@ -62,10 +62,7 @@ integration: $(STAMP) ## Tests against the real API server and the real MinIO (n
 	$(BIN)/pytest tests/integration
 
 e2e: $(STAMP) ## The whole product in the cluster (needs `make cluster`)
-	$(BIN)/pytest tests/e2e -m "not unproven"
-
-e2e-unproven: $(STAMP) ## End-to-end tests that have not been seen to pass yet
-	timeout 1200 $(BIN)/pytest tests/e2e -m unproven
+	timeout 2100 $(BIN)/pytest tests/e2e
 
 generate: $(STAMP) ## Write CRD, chart copy and field reference from instructbooth/spec
 	$(BIN)/python -m instructbooth.generate

@@ -11,8 +11,6 @@ from tests.e2e import jobs, lab
 
 BUCKET = "instructbooth"
 
-pytestmark = pytest.mark.unproven
-
 
 @pytest.fixture(scope="module")
 def broken(namespace: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, lab.Object]:

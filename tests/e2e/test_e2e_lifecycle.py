@@ -10,8 +10,6 @@ from tests.e2e import jobs, lab
 
 STAGES = ("personalize", "reinforce", "evaluate")
 
-pytestmark = pytest.mark.unproven
-
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_deleting_the_job_removes_every_child(namespace, stage):

@@ -10,8 +10,6 @@ import pytest
 
 from tests.e2e import jobs, lab
 
-pytestmark = pytest.mark.unproven
-
 
 def kill_trainer(pod: str) -> None:
     """SIGKILL every process of the pod's trainer. The nodes of `make cluster` are this machine, so they can be seen."""

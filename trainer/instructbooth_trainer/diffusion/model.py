@@ -50,7 +50,13 @@ class DiffusionModel:
 
     @classmethod
     def load(
-        cls, folder: Path, *, dtype: Dtype = "fp32", device: torch.device | str = "cpu", resolution: int | None = None
+        cls,
+        folder: Path,
+        *,
+        family: str = "auto",
+        dtype: Dtype = "fp32",
+        device: torch.device | str = "cpu",
+        resolution: int | None = None,
     ) -> DiffusionModel:
         """Load a diffusers folder: safetensors only, no safety checker, all weights frozen.
 
@@ -58,11 +64,12 @@ class DiffusionModel:
             UserError: `ModelInvalid` when the folder is no Stable Diffusion model or cannot be read.
         """
         index = folder / "model_index.json"
-        family = json.loads(index.read_text()).get("_class_name") if index.is_file() else None
-        if family != "StableDiffusionPipeline":
+        found = json.loads(index.read_text()).get("_class_name") if index.is_file() else None
+        if found != "StableDiffusionPipeline" or family not in ("auto", "stable-diffusion"):
             raise UserError(
                 "ModelInvalid",
-                f"spec.model.source: model_index.json names {family!r}; this family is StableDiffusionPipeline only",
+                f"spec.model: family {family}, and source's model_index.json names {found!r}; "
+                "the family stable-diffusion is a StableDiffusionPipeline, and the only one so far",
             )
         try:
             pipeline = StableDiffusionPipeline.from_pretrained(

@@ -67,6 +67,7 @@ def run(run: RunContext) -> Outcome:
     metrics = load_metrics(run)
     model = DiffusionModel.load(
         run.model_folder(job.model.source),
+        family=job.model.family,
         dtype=job.model.dtype,
         device=run.accelerator.device,
         resolution=job.model.resolution,

@@ -61,7 +61,11 @@ def run(run: RunContext) -> Outcome:
     spec = job.personalization
     device = run.accelerator.device
     model = DiffusionModel.load(
-        run.model_folder(job.model.source), dtype=job.model.dtype, device=device, resolution=job.model.resolution
+        run.model_folder(job.model.source),
+        family=job.model.family,
+        dtype=job.model.dtype,
+        device=device,
+        resolution=job.model.resolution,
     )
     data = prepare(run, model)
     adapter = Adapter(model, spec.lora, text_encoder=spec.train_text_encoder, seed=spec.seed)

@@ -47,6 +47,7 @@ class Reinforce:
         self.run, self.spec = run, job.reinforcement
         self.model = DiffusionModel.load(
             run.model_folder(job.model.source),
+            family=job.model.family,
             dtype=job.model.dtype,
             device=run.accelerator.device,
             resolution=job.model.resolution,
