@@ -90,10 +90,23 @@ def _next(scene: Scene, stage: StageStatus, child: ChildJob | None) -> Step:
     if child.failure is not None:
         if evidence is None:
             return Step(stage, look_at=child.name)
-        return _end(scene, stage, retry.diagnose(stage.attempt, child.failure, evidence))
+        diagnosis = retry.diagnose(stage.attempt, child.failure, evidence)
+        if _stopped_as_asked(scene, child, diagnosis):
+            return Step(_changed(stage, state=StageState.RESTARTING), requeue_after=0.0)
+        return _end(scene, stage, diagnosis)
     if child.deleting:
         return _end(scene, stage, retry.child_deleted(stage.attempt, child.name))
     return _watch(scene, stage, child, evidence)
+
+
+def _stopped_as_asked(scene: Scene, child: ChildJob, diagnosis: Diagnosis) -> bool:
+    """Whether the gang only did what suspending asks for: it saved and ended. Nobody is charged for that.
+
+    The Job controller may see the pods' exit code before they are gone, and gives a suspended child up for it: the
+    resume is then a new attempt. A queued child is suspended by Kueue, to make room: that is a disruption.
+    """
+    asked = child.suspended and scene.job.spec.run_policy.queue_name is None
+    return asked and diagnosis.cause is Cause.DISRUPTION
 
 
 def _adopt(stage: StageStatus, child: ChildJob) -> StageStatus:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from instructbooth.contract import Stage
+from instructbooth.contract import ExitCode, Stage
 from instructbooth.reconcile.actions import DeleteChild, SetSuspend
 from instructbooth.reconcile.conditions import find
 from instructbooth.reconcile.policies.visible import duration, summary
-from instructbooth.spec.status import Phase, Progress, StageState
+from instructbooth.spec.status import Phase, Progress, Restarts, StageState
 from tests.unit.reconcile.world import World, job_object
 
 P1, P2 = "mascot-personalize-1", "mascot-personalize-2"
@@ -104,6 +104,33 @@ def test_a_gang_that_fails_while_suspended_waits_for_the_resume() -> None:
     world.edit(suspend=False)
     world.settle()
     assert world.launched == [P1, P2]
+
+
+def test_a_gang_that_saves_and_ends_when_suspended_is_charged_to_nobody() -> None:
+    """The Job controller gives a suspended child up when it sees the exit code before the pods are gone."""
+    world = started(disruptionLimit=0)
+    world.run(P1)
+    world.edit(suspend=True)
+    world.settle()
+    world.fail(P1, ExitCode.CHECKPOINTED)
+    world.settle()
+    assert (world.status.phase, world.children) == (Phase.SUSPENDED, {})
+    world.edit(suspend=False)
+    world.settle()
+    stage = world.stage(Stage.PERSONALIZE)
+    assert (world.launched, stage.restarts, stage.failure) == ([P1, P2], Restarts(), None)
+    assert [event.reason for event in world.events] == ["StageStarted", "Suspended", "Resumed"]
+
+
+def test_a_queued_gang_that_kueue_stops_is_a_disruption() -> None:
+    world = started(queueName="team")
+    world.change(P1, suspended=False)
+    world.run(P1)
+    world.settle()
+    world.change(P1, suspended=True)
+    world.fail(P1, ExitCode.CHECKPOINTED)
+    world.settle()
+    assert world.stage(Stage.PERSONALIZE).restarts == Restarts(disruptions=1)
 
 
 def test_a_queued_gang_waits_for_kueue() -> None:
