@@ -95,6 +95,8 @@ class Port:
     METRICS = 9400  # rank 0: /metrics (Prometheus), /progress (JSON of spec.status.Progress), /healthz
 
 
+PEER_LOST = "PeerLost"  # Outcome.reason of a process that fell because another one did: never the root cause
+
 REWARD_METRIC = "reward_mean"  # in Progress.metrics: mean reward of the epoch, the REWARD column while reinforce runs
 
 TERMINATION_MESSAGE_LIMIT = 4096  # bytes; the kubelet cuts the rest

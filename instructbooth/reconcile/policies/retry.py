@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from instructbooth.contract import ExitCode, Outcome, Stage
-from instructbooth.reconcile.observed import ChildFailure, Evidence, Pod
+from instructbooth.contract import PEER_LOST, ExitCode, Outcome, Stage
+from instructbooth.reconcile.observed import ChildFailure, Evidence, Exit, Pod
 from instructbooth.reconcile.outcome import parse_outcome
 from instructbooth.spec.job import RunPolicy
 from instructbooth.spec.status import Failure, Restarts
@@ -72,11 +72,17 @@ def _ends(pod: Pod, fallback: datetime) -> Iterable[_End]:
     if pod.disrupted is not None:
         yield _End(pod.disrupted, 0, rank, Cause.DISRUPTION, pod)
     if pod.exit is not None and pod.exit.code != ExitCode.OK:
-        yield _End(pod.exit.time, 1, rank, _cause_of(pod.exit.code), pod)
+        yield _End(pod.exit.time, 2 if _is_victim(pod.exit) else 1, rank, _cause_of(pod.exit.code), pod)
     if pod.deletion_asked is not None:
-        yield _End(pod.deletion_asked, 2, rank, Cause.DISRUPTION, pod)
+        yield _End(pod.deletion_asked, 3, rank, Cause.DISRUPTION, pod)
     if pod.phase == "Failed" and pod.exit is None:  # the node turned it away before a container ran
-        yield _End(fallback, 3, rank, Cause.DISRUPTION, pod)
+        yield _End(fallback, 4, rank, Cause.DISRUPTION, pod)
+
+
+def _is_victim(end: Exit) -> bool:
+    """Whether the process itself says that it fell because another one had: the survivors of a kill do at once."""
+    outcome = parse_outcome(end.message)
+    return outcome is not None and outcome.reason == PEER_LOST
 
 
 def _cause_of(code: int) -> Cause:

@@ -15,6 +15,7 @@ from tests.unit.reconcile.world import START
 
 LATER = START + timedelta(seconds=5)
 OUTCOME = '{"reason": "BucketNotFound", "message": "no bucket runs; create it"}'
+PEER_LOST = '{"reason": "PeerLost", "message": "another process of the gang is gone: gloo"}'
 
 
 def ended(rank: int, code: int, message: str = "", time: object = START, reason: str = "Error") -> Pod:
@@ -38,6 +39,17 @@ def job_failure(message: str = "", reason: str = "PodFailurePolicy") -> ChildFai
         ),
         pytest.param(
             [ended(0, 1), ended(1, 1), ended(2, 0)], Cause.FAILURE, 0, 1, "TrainerFailed", id="the lowest of a tie"
+        ),
+        pytest.param(
+            [ended(0, 75, PEER_LOST), ended(1, 137)], Cause.FAILURE, 1, 137, "TrainerFailed", id="its victim, at once"
+        ),
+        pytest.param(
+            [ended(0, 75, PEER_LOST), Pod("p1", 1, "Running", deletion_asked=START)],
+            Cause.FAILURE,
+            0,
+            75,
+            "PeerLost",
+            id="a victim without a culprit",
         ),
         pytest.param(
             [ended(0, 75), ended(1, 64, OUTCOME, LATER)], Cause.USER_ERROR, 1, 64, "BucketNotFound", id="a mistake wins"

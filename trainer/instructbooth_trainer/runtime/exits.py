@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 from instructbooth.artifacts.errors import ArtifactError
-from instructbooth.contract import ExitCode, Outcome
+from instructbooth.contract import PEER_LOST, ExitCode, Outcome
 from instructbooth_trainer.runtime.errors import Checkpointed, RunError, TransientError, UserError
 
 FAILURE = 1  # a defect or a fault nobody foresaw; charged to backoffLimit
@@ -38,7 +38,7 @@ def classify(error: BaseException) -> tuple[int, Outcome]:
         code = ExitCode.TRANSIENT if error.retryable else ExitCode.USER_ERROR
         return code, Outcome(error.reason, error.message)
     if is_peer_lost(error):
-        return ExitCode.TRANSIENT, Outcome("PeerLost", f"another process of the gang is gone: {_one_line(error)}")
+        return ExitCode.TRANSIENT, Outcome(PEER_LOST, f"another process of the gang is gone: {_one_line(error)}")
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return FAILURE, Outcome(
             "OutOfMemory",
