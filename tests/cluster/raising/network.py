@@ -11,8 +11,22 @@ from raising.settings import BRIDGE, GATEWAY, NODES, PREFIX_LENGTH, STATE
 from raising.shell import ClusterError, run, write_atomically
 
 _SYSCTLS = {"net/ipv4/ip_forward": "1", "net/bridge/bridge-nf-call-iptables": "1"}
+#: What kubelet and kube-proxy set by themselves, for the whole machine.
+_SET_BY_OTHERS = (
+    "vm/overcommit_memory",
+    "vm/panic_on_oom",
+    "kernel/panic",
+    "kernel/panic_on_oops",
+    "kernel/keys/root_maxkeys",
+    "kernel/keys/root_maxbytes",
+    "net/ipv4/conf/all/route_localnet",
+    "net/netfilter/nf_conntrack_tcp_timeout_established",
+    "net/netfilter/nf_conntrack_tcp_timeout_close_wait",
+)
 _FORMER_SYSCTLS = STATE / "former-sysctls.json"
 _OWNED_CHAINS = ("KUBE-", "CNI-")
+#: kube-proxy fills the filters of both families wherever the kernel has them.
+_FILTERS = ("iptables", "ip6tables")
 
 
 def bridge_exists() -> bool:
@@ -33,8 +47,8 @@ def prepare() -> None:
             )
         if shutil.which("modprobe"):  # built into many kernels, a module in others
             subprocess.run(["modprobe", "br_netfilter"], capture_output=True, check=False)
-        former = {name: _sysctl(name).read_text().strip() for name in _SYSCTLS if _sysctl(name).exists()}
-        write_atomically(_FORMER_SYSCTLS, json.dumps(former))
+        names = [name for name in (*_SYSCTLS, *_SET_BY_OTHERS) if _sysctl(name).exists()]
+        write_atomically(_FORMER_SYSCTLS, json.dumps({name: _sysctl(name).read_text().strip() for name in names}))
     for name, value in _SYSCTLS.items():
         if _sysctl(name).exists():
             _sysctl(name).write_text(value)
@@ -49,10 +63,17 @@ def _sysctl(name: str) -> Path:
     return Path("/proc/sys") / name
 
 
-def _tables() -> dict[str, list[str]]:
-    saved = run(["iptables-save"]).splitlines()
+def _tables(program: str) -> dict[str, list[str]]:
+    if shutil.which(f"{program}-save") is None:
+        return {}
+    try:
+        saved = run([f"{program}-save"])
+    except ClusterError:
+        if program == "iptables":
+            raise
+        return {}  # a kernel without IPv6: nothing of ours can be in it
     tables: dict[str, list[str]] = {}
-    for line in saved:
+    for line in saved.splitlines():
         if line.startswith("*"):
             current = tables.setdefault(line[1:], [])
         elif line.startswith((":", "-A")):
@@ -61,12 +82,11 @@ def _tables() -> dict[str, list[str]]:
 
 
 def foreign_chains() -> list[str]:
-    """The chains that a kube-proxy, kubelet or CNI plug-in made, as `table/chain`."""
-    if shutil.which("iptables-save") is None:
-        return []
+    """The chains that a kube-proxy, kubelet or CNI plug-in made, as `program/table/chain`."""
     return [
-        f"{table}/{line[1:].split()[0]}"
-        for table, lines in _tables().items()
+        f"{program}/{table}/{line[1:].split()[0]}"
+        for program in _FILTERS
+        for table, lines in _tables(program).items()
         for line in lines
         if line.startswith(":") and line[1:].startswith(_OWNED_CHAINS)
     ]
@@ -97,7 +117,9 @@ def remove() -> None:
         run(["ip", "link", "delete", BRIDGE])
     if not _FORMER_SYSCTLS.exists():
         return
-    if script := restore_input(_tables()):
-        run(["iptables-restore", "--noflush"], stdin=script)
+    for program in _FILTERS:
+        if script := restore_input(_tables(program)):
+            run([f"{program}-restore", "--noflush"], stdin=script)
     for name, value in json.loads(_FORMER_SYSCTLS.read_text()).items():
-        _sysctl(name).write_text(value)
+        if _sysctl(name).exists() and _sysctl(name).read_text().strip() != value:
+            _sysctl(name).write_text(value)
