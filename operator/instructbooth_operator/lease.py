@@ -52,14 +52,22 @@ class Lease:
         LEADER.set(1)
 
     async def keep(self) -> None:
-        """Renew for ever. Raises LeaseLost when that has failed for too long."""
+        """Renew for ever. Raises LeaseLost when that has failed for too long.
+
+        Time counts from when a renewal was sent, and an answer that is still out when the time is up is waited for no
+        longer: a waiter may count from the moment at which the API server wrote it.
+        """
         clock = asyncio.get_running_loop().time
         renewed = clock()
         while True:
             await asyncio.sleep(RETRY_SECONDS)
-            if not self._name or await self._try():
-                renewed = clock()
-            elif clock() - renewed > RENEW_BEFORE_SECONDS:
+            sent = clock()
+            if not self._name or await self._try_until(renewed + RENEW_BEFORE_SECONDS):
+                renewed = sent
+            elif (holder := self._seen.get("holderIdentity")) not in ("", None, self._identity):
+                LEADER.set(0)
+                raise LeaseLost(f"the Lease {self._name} is lost: {holder} holds it")
+            elif clock() - renewed >= RENEW_BEFORE_SECONDS:
                 LEADER.set(0)
                 raise LeaseLost(f"the Lease {self._name} was not renewed for {clock() - renewed:.0f} s")
 
@@ -74,6 +82,14 @@ class Lease:
                 await self._api.replace(LEASES, lease)
         except ApiError as error:
             log.warning("the Lease %s runs out by itself: %s", self._name, error)
+
+    async def _try_until(self, deadline: float) -> bool:
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await self._try()
+        except TimeoutError:
+            log.warning("Lease %s: the API server does not answer", self._name)
+            return False
 
     async def _try(self) -> bool:
         """Take or renew the Lease; whether this replica holds it now."""

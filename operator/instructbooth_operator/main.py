@@ -7,6 +7,8 @@ import contextlib
 import logging
 import socket
 import sys
+from collections.abc import Coroutine
+from typing import Any
 
 import click
 from prometheus_client import REGISTRY
@@ -45,7 +47,8 @@ async def run(settings: Settings) -> None:
         stack.push_async_callback(http.cleanup)
         await lease.acquire()
         stack.push_async_callback(lease.release)
-        await resync.prime()
+        keeping = asyncio.create_task(lease.keep(), name="lease")
+        await under(keeping, resync.prime())
         log.info("working: %d jobs known, trainer image %s", len(cache.jobs()), settings.trainer.image)
         reconciler = Reconciler(
             queue=queue,
@@ -58,11 +61,22 @@ async def run(settings: Settings) -> None:
         registry = registry_for(cache, queue, freshness)
         await _until_one_ends(
             asyncio.create_task(watch(registry, settings.namespaces), name="watches"),
-            asyncio.create_task(lease.keep(), name="lease"),
+            keeping,
             asyncio.create_task(resync.run(settings.resync_seconds), name="resync"),
             asyncio.create_task(puller.run(), name="progress"),
             *(asyncio.create_task(reconciler.work(), name=f"worker-{n}") for n in range(settings.workers)),
         )
+
+
+async def under(guard: asyncio.Task[Any], work: Coroutine[Any, Any, None]) -> None:
+    """Do a piece of work while a task that never ends by itself runs; raises what ended that task before the work."""
+    working = asyncio.create_task(work)
+    await asyncio.wait({guard, working}, return_when=asyncio.FIRST_COMPLETED)
+    if not working.done():
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
+        guard.result()
+    working.result()
 
 
 async def _until_one_ends(*tasks: asyncio.Task[None]) -> None:

@@ -11,6 +11,7 @@ import pytest
 from instructbooth_operator import lease as module
 from instructbooth_operator.errors import ApiError
 from instructbooth_operator.lease import Lease, LeaseLost
+from instructbooth_operator.main import under
 
 
 class Store:
@@ -19,9 +20,12 @@ class Store:
     def __init__(self) -> None:
         self.lease: dict[str, Any] | None = None
         self.down = False
+        self.silent = False
 
     async def get(self, *_: object) -> dict[str, Any]:
         self._check()
+        if self.silent:
+            await asyncio.sleep(3600)
         if self.lease is None:
             raise ApiError(404, "NotFound", "no such Lease")
         return deepcopy(self.lease)
@@ -104,6 +108,75 @@ def test_who_cannot_renew_stops(store: Store) -> None:
         store.down = True
         with pytest.raises(LeaseLost):
             await asyncio.wait_for(first.keep(), 5)
+
+    asyncio.run(scenario())
+
+
+def test_who_gets_no_answer_stops_before_the_lease_can_be_another_s(store: Store) -> None:
+    async def scenario() -> None:
+        first = replica(store, "first")
+        await first.acquire()
+        store.silent = True
+        with pytest.raises(LeaseLost):
+            await asyncio.wait_for(first.keep(), 5)
+
+    asyncio.run(scenario())
+
+
+def test_a_slow_renewal_counts_from_when_it_was_sent(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sent at 0, answered at 0.8, then no more: it ends at 1, not at 1.8."""
+    monkeypatch.setattr(module, "RENEW_BEFORE_SECONDS", 1.0)
+
+    async def scenario() -> float:
+        first = replica(store, "first")
+        await first.acquire()
+        take = first._take
+
+        async def slow(lease: dict[str, Any]) -> bool:
+            await asyncio.sleep(0.8)
+            store.silent = True
+            return await take(lease)
+
+        monkeypatch.setattr(first, "_take", slow)
+        started = asyncio.get_running_loop().time()
+        with pytest.raises(LeaseLost):
+            await asyncio.wait_for(first.keep(), 5)
+        return asyncio.get_running_loop().time() - started
+
+    assert asyncio.run(scenario()) < 1.5
+
+
+def test_who_sees_another_hold_it_stops_at_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its start may have taken so long that the Lease ran out."""
+    monkeypatch.setattr(module, "RENEW_BEFORE_SECONDS", 3600.0)
+
+    async def scenario() -> None:
+        first, second = replica(store, "first"), replica(store, "second")
+        await first.acquire()
+        await second._try()
+        second._seen_at -= module.DURATION_SECONDS + 1
+        assert await second._try()
+        with pytest.raises(LeaseLost, match="second holds it"):
+            await asyncio.wait_for(first.keep(), 5)
+
+    asyncio.run(scenario())
+
+
+def test_what_is_done_under_the_lease_ends_with_it() -> None:
+    async def scenario() -> None:
+        async def lose() -> None:
+            raise LeaseLost("lost")
+
+        async def start(done: list[int]) -> None:
+            done.append(1)
+
+        started: list[int] = []
+        forever = asyncio.create_task(asyncio.sleep(3600))
+        await under(forever, start(started))
+        assert (started, forever.done()) == ([1], False)
+        forever.cancel()
+        with pytest.raises(LeaseLost):
+            await asyncio.wait_for(under(asyncio.create_task(lose()), asyncio.sleep(3600)), 5)
 
     asyncio.run(scenario())
 
