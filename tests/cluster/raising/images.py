@@ -10,10 +10,11 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from raising import mounts
 from raising.layout import Layout
 from raising.nodes import criclient
 from raising.settings import CACHE, CLUSTER_DIR, IMAGE_NAMES, LOGS, PROJECT_DIR, STATE, Node, image_tag
-from raising.shell import run, say, step, write_atomically
+from raising.shell import ClusterError, run, say, step, write_atomically
 from raising.toolchain import binary
 
 LAYOUT = Layout(CACHE / "registry")
@@ -28,6 +29,7 @@ _SOURCES = {
 }
 _AUTHORITIES = Path("/etc/ssl/certs/ca-certificates.crt")
 _AUTHORITIES_IN_BUILD = "/run/build-authorities.crt"
+_TEMPORARY = CACHE / "tmp"
 
 
 def _files(name: str) -> Iterator[Path]:
@@ -71,8 +73,8 @@ def _buildah(*words: str | Path, log: str | None = None) -> str:
         "overlay",
     ]
     # Its temporary files are as large as a layer: they belong on the disk, not on a /tmp in memory.
-    (CACHE / "tmp").mkdir(parents=True, exist_ok=True)
-    env = {**os.environ, "TMPDIR": str(CACHE / "tmp")}
+    _TEMPORARY.mkdir(parents=True, exist_ok=True)
+    env = {**os.environ, "TMPDIR": str(_TEMPORARY)}
     return run(["buildah", *storage, *words], env=env, log=LOGS / log if log else None)
 
 
@@ -80,7 +82,7 @@ def _ensure_base() -> None:
     """Make debian:bookworm-slim from Debian's packages, since no image registry can be counted on."""
     if _BASE in _buildah("images", "--format", "{{.Name}}:{{.Tag}}").split():
         return
-    with step("base image from Debian's packages"), tempfile.TemporaryDirectory(dir=CACHE / "tmp") as directory:
+    with step("base image from Debian's packages"), tempfile.TemporaryDirectory(dir=_TEMPORARY) as directory:
         root = Path(directory) / "root"
         command: list[str | Path] = ["debootstrap", "--variant=minbase", "bookworm", root, _MIRROR]
         run(command, log=LOGS / "debootstrap.log")
@@ -120,6 +122,14 @@ def _build_from_dockerfile(name: str) -> None:
     LAYOUT.adopt(name, pushed)
 
 
+def _forget_temporary() -> None:
+    """Delete what a killed build left: layers half written, and the base image's folder with its /proc mounted."""
+    mounts.remove([_TEMPORARY])
+    if held := mounts.below([_TEMPORARY]):
+        raise ClusterError(f"cannot unmount {held[0]}; do that first, its content must not be deleted")
+    shutil.rmtree(_TEMPORARY, ignore_errors=True)
+
+
 def build(names: Sequence[str]) -> None:
     """Build those of the named images whose content changed. A kill at any point is made good by the next call."""
     stale = [name for name in names if not _is_current(name)]
@@ -127,7 +137,8 @@ def build(names: Sequence[str]) -> None:
         return
     LAYOUT.directory.mkdir(parents=True, exist_ok=True)
     if set(stale) - set(FROM_BINARIES):
-        _buildah("rm", "--all")  # what a killed build left; the storage is ours alone
+        _forget_temporary()
+        _buildah("rm", "--all")  # containers of a killed build; the storage is ours alone
         _ensure_base()
     for name in stale:
         wanted = content_hash(name)

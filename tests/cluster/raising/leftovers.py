@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from raising import cgroups, network
+from raising import cgroups, mounts, network
 from raising.nodes import criclient
 from raising.processes import running_pid, stop
 from raising.settings import CACHE, NAME, NODES, PIDS, STATE, Node
@@ -16,17 +15,8 @@ from raising.shell import ClusterError, say, step
 
 _CNI_RESULTS = Path("/var/lib/cni/results")
 _CNI_PATTERN = f"{NAME}-*"
-
-
-def _mounts() -> list[str]:
-    """Our mount points, the deepest and latest first."""
-    homes = [STATE, *(node.image_store for node in NODES), CACHE / "buildah"]
-    found = []
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        point = line.split()[4].encode().decode("unicode_escape")
-        if any(point == str(home) or point.startswith(f"{home}/") for home in homes):
-            found.append(point)
-    return found[::-1]
+#: Where the cluster mounts, and where the building of images does.
+_HOMES = (STATE, *(node.image_store for node in NODES), CACHE / "buildah", CACHE / "tmp")
 
 
 def _stray_shims() -> list[int]:
@@ -59,7 +49,7 @@ def list_leftovers() -> list[str]:
     if PIDS.is_dir():
         found += [f"process {running_pid(path)} ({path.name})" for path in PIDS.iterdir() if running_pid(path)]
     found += [f"container shim, process {pid}" for pid in _stray_shims()]
-    found += [f"mount {point}" for point in _mounts()]
+    found += [f"mount {point}" for point in mounts.below(_HOMES)]
     found += [f"cgroup {leaf}" for leaf in cgroups.leaves()]
     found += [f"packet filter chain {chain}" for chain in network.foreign_chains()]
     found += [f"CNI result {path}" for path in _cni_results()]
@@ -100,8 +90,7 @@ def down() -> None:
         for socket in sockets:
             socket.unlink(missing_ok=True)
     with step("mounts, network, cgroups"):
-        for point in _mounts():
-            subprocess.run(["umount", "--lazy", point], check=False, capture_output=True)
+        mounts.remove(_HOMES)
         for path in _cni_results():
             path.unlink(missing_ok=True)
         network.remove()

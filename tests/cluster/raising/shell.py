@@ -11,6 +11,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+#: The file descriptor of the lock that this call holds, for `run` to pass on.
+_lock: tuple[int, ...] = ()
+
 
 class ClusterError(Exception):
     """Something that a person must know about, in words for that person."""
@@ -41,20 +44,25 @@ def run(
     stdin: str | None = None,
     cwd: Path | None = None,
     log: Path | None = None,
+    keeps_lock: bool = True,
 ) -> str:
     """Run a command to its end and return its stdout; with `log`, all output goes to that file instead.
 
-    Raises ClusterError with the end of the output when the command fails.
+    The command shares the lock: should we be killed, the next call waits until it has ended. A command that may leave
+    daemons behind must not (`keeps_lock=False`). Raises ClusterError with the end of the output when the command fails.
     """
     words = [str(word) for word in command]
+    shared = _lock if keeps_lock else ()
     if log is not None:
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("w") as sink:
-            done = subprocess.run(words, env=env, input=stdin, cwd=cwd, text=True, stdout=sink, stderr=sink)
+            done = subprocess.run(
+                words, env=env, input=stdin, cwd=cwd, text=True, stdout=sink, stderr=sink, pass_fds=shared
+            )
         if done.returncode:
             raise ClusterError(f"{' '.join(words)}: exit code {done.returncode}; the end of {log}:\n{tail(log)}")
         return ""
-    done = subprocess.run(words, env=env, input=stdin, cwd=cwd, text=True, capture_output=True)
+    done = subprocess.run(words, env=env, input=stdin, cwd=cwd, text=True, capture_output=True, pass_fds=shared)
     if done.returncode:
         said = (done.stderr or done.stdout)[-3000:]
         raise ClusterError(f"{' '.join(words)}: exit code {done.returncode}:\n{said}")
@@ -93,13 +101,18 @@ def write_atomically(path: Path, content: str | bytes, mode: int = 0o644) -> Non
 def locked(path: Path) -> Iterator[None]:
     """Hold an exclusive lock: two people, or a person and CI, may ask for the cluster at the same time.
 
-    The kernel lets go of it when the process dies, however it dies.
+    The kernel lets go of it when this process and the commands that it runs have ended, however they end.
     """
+    global _lock
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            say("another call is at work on the cluster; waiting for it")
+            say("another call, or what a killed one left running, is at work on the cluster; waiting for it")
             fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+        _lock = (handle.fileno(),)
+        try:
+            yield
+        finally:
+            _lock = ()

@@ -35,7 +35,13 @@ def install_packages() -> None:
     if shutil.which("apt-get") is None:
         raise ClusterError(f"install these first, this machine has no apt-get: {', '.join(missing)}")
     env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    # Another installation may be at work (one that a killed call left, the machine's own): it is waited for.
+    options = ["-q", "-o", "DPkg::Lock::Timeout=600"]
+    install = ["install", "-y", "--no-install-recommends", *missing]
     with step(f"apt-get install {' '.join(missing)}"):
-        run(["apt-get", "update", "-q"], env=env, log=LOGS / "apt-update.log")
-        command = ["apt-get", "install", "-q", "-y", "--no-install-recommends", *missing]
-        run(command, env=env, log=LOGS / "apt-install.log")
+        run(["apt-get", *options, "update"], env=env, log=LOGS / "apt-update.log")
+        try:  # a package may start a daemon, which must not hold our lock for ever
+            run(["apt-get", *options, *install], env=env, log=LOGS / "apt-install.log", keeps_lock=False)
+        except ClusterError:  # also when an installation was cut short: apt-get refuses until this was called
+            run(["dpkg", "--configure", "-a"], env=env, log=LOGS / "dpkg-configure.log", keeps_lock=False)
+            run(["apt-get", *options, *install], env=env, log=LOGS / "apt-install.log", keeps_lock=False)

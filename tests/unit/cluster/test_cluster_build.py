@@ -5,8 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from raising import images, toolchain
-from raising.settings import PROJECT_DIR
+from raising import images, leftovers, mounts, system, toolchain
+from raising.settings import CACHE, PROJECT_DIR
+from raising.shell import ClusterError
 
 SCRIPT = Path(toolchain.__file__).resolve().parents[1] / "cluster.py"
 
@@ -44,6 +45,45 @@ def test_every_folder_the_dockerfile_copies_is_watched():
         stage = dockerfile.split(f"AS project-{name}\n")[1].split("\nFROM ")[0]
         copied = {words[1] for words in map(str.split, stage.splitlines()) if words[:1] == ["COPY"] and len(words) == 3}
         assert copied == set(folders)
+
+
+def test_what_a_killed_build_left_is_deleted_unless_something_is_mounted_there(tmp_path, monkeypatch):
+    left = tmp_path / "tmp" / "storage123" / "layer"
+    left.parent.mkdir(parents=True)
+    left.write_text("half a layer")
+    monkeypatch.setattr(images, "_TEMPORARY", tmp_path / "tmp")
+    monkeypatch.setattr(mounts, "below", lambda homes: [f"{homes[0]}/root/proc"])
+    monkeypatch.setattr("subprocess.run", lambda *_, **__: None)  # an umount that does nothing
+    with pytest.raises(ClusterError, match="cannot unmount"):
+        images._forget_temporary()
+    assert left.exists()
+    monkeypatch.setattr(mounts, "below", lambda _: [])
+    images._forget_temporary()
+    assert not (tmp_path / "tmp").exists()
+
+
+def test_mounts_of_a_killed_base_image_count_as_leftovers():
+    assert CACHE / "tmp" in leftovers._HOMES
+
+
+def test_mount_points_are_found_by_folder():
+    assert "/proc" in mounts.below([Path("/proc")])
+    assert mounts.below([Path("/pro")]) == []
+
+
+def test_an_installation_that_was_cut_short_is_finished_first(monkeypatch):
+    """dpkg then refuses everything until it was told to configure what is half installed."""
+    called = []
+
+    def run(command, **_):
+        called.append(command[0] if command[0] == "dpkg" else "install" if "install" in command else "update")
+        if called == ["update", "install"]:
+            raise ClusterError("dpkg was interrupted, you must manually run 'dpkg --configure -a'")
+
+    monkeypatch.setattr(system, "run", run)
+    monkeypatch.setattr("shutil.which", lambda name: name if name == "apt-get" else None)
+    system.install_packages()
+    assert called == ["update", "install", "dpkg", "install"]
 
 
 @pytest.mark.parametrize("words", [["images", "nonsense"], ["nonsense"]])

@@ -1,9 +1,12 @@
-"""Processes are known by pid and start time, and only they are ended."""
+"""Processes are known by pid and start time, and only they are ended; what a killed call left running is waited for."""
 
+import contextlib
+import fcntl
 import os
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from raising import cgroups, processes
@@ -105,3 +108,38 @@ os.kill(os.getpid(), {int(signal.SIGKILL)})
     subprocess.run([sys.executable, "-c", starter], check=False)
     assert running_pid(tmp_path / "sleeper") is not None
     stop(tmp_path / "sleeper")
+
+
+def is_locked(path) -> bool:
+    with path.open() as handle, contextlib.suppress(BlockingIOError):
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return False
+    return True
+
+
+@pytest.mark.parametrize("keeps_lock", [True, False])
+def test_the_lock_outlives_a_killed_call_as_long_as_the_command_it_ran(tmp_path, keeps_lock):
+    """Else the next call would build, or take down, what the command still writes."""
+    command = "echo $$ > pid.tmp; mv pid.tmp pid; exec sleep 60"
+    caller = f"""
+import sys
+sys.path.insert(0, {os.path.dirname(os.path.dirname(processes.__file__))!r})
+from pathlib import Path
+from raising.shell import locked, run
+with locked(Path("lock")):
+    run(["sh", "-c", {command!r}], keeps_lock={keeps_lock})
+"""
+    with subprocess.Popen([sys.executable, "-c", caller], cwd=tmp_path) as call:
+        end = time.monotonic() + 30
+        while not (tmp_path / "pid").exists() and time.monotonic() < end:
+            time.sleep(0.05)
+        assert is_locked(tmp_path / "lock")
+        call.kill()
+    pid = int((tmp_path / "pid").read_text())
+    try:
+        assert is_locked(tmp_path / "lock") is keeps_lock
+    finally:
+        os.kill(pid, signal.SIGKILL)
+    while start_time(pid) is not None and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not is_locked(tmp_path / "lock")
