@@ -111,7 +111,11 @@ def run_workers(pod: PodEnvironment, env: Mapping[str, str], command: tuple[str,
         if terminated:  # between the check above and the last start
             forward(signal.SIGTERM, None)
         rank, code = _wait(children)
-        outcomes.write(_outcome(Path(name) / f"{rank}.json", rank, code), env)
+        word = _outcome(Path(name) / f"{rank}.json", rank, code)
+    if terminated and code == 128 + signal.SIGTERM:  # ours, and it came before that process could listen to it
+        word = Outcome("Checkpointed", "asked to stop before training began")
+        code = ExitCode.CHECKPOINTED
+    outcomes.write(word, env)
     return code
 
 

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
+from types import FrameType
 
+from instructbooth.contract import ExitCode, Outcome
 from instructbooth_trainer.runtime import outcome as outcomes
 from instructbooth_trainer.runtime.environment import SCRATCH_PREFIX, PodEnvironment, prepare_home, read_environment
 from instructbooth_trainer.runtime.errors import RunError
@@ -27,6 +30,7 @@ def run() -> int:
     pod: PodEnvironment | None = None
     try:
         pod = read_environment(os.environ)
+        _end_when_asked(pod)
         prepare_home(pod.workdir)
         return _run(pod)
     except RunError as error:
@@ -37,8 +41,28 @@ def run() -> int:
         outcomes.write(outcome, os.environ)
         return code
     finally:
-        if pod is not None and pod.workdir.name.startswith(SCRATCH_PREFIX):
-            shutil.rmtree(pod.workdir, ignore_errors=True)
+        if pod is not None:
+            _clean(pod)
+
+
+def _end_when_asked(pod: PodEnvironment) -> None:
+    """Until training listens to SIGTERM itself, end on it: there is nothing to save.
+
+    The heavy imports take long enough to be hit, and the kernel keeps SIGTERM from a pod's first process that has no
+    handler: the pod would live until it is killed, a minute later.
+    """
+
+    def end(_signum: int, _frame: FrameType | None) -> None:
+        outcomes.write(Outcome("Checkpointed", "asked to stop before training began"), os.environ)
+        _clean(pod)
+        os._exit(ExitCode.CHECKPOINTED)
+
+    signal.signal(signal.SIGTERM, end)
+
+
+def _clean(pod: PodEnvironment) -> None:
+    if pod.workdir.name.startswith(SCRATCH_PREFIX):
+        shutil.rmtree(pod.workdir, ignore_errors=True)
 
 
 def _run(pod: PodEnvironment) -> int:

@@ -19,6 +19,7 @@ from instructbooth.spec.job import ResolvedJob
 from instructbooth_trainer.runtime.outcome import parse
 
 ROOT = Path(__file__).parents[3]
+STUB = ("tests.unit.runtime.stub_trainer", "launch")
 PATIENCE = 900  # seconds after which a gang is taken for hanging
 
 
@@ -80,8 +81,10 @@ class GangRunner:
     def store(self) -> Path:
         return self.folder / "store"
 
-    def start(self, mode: str, *, nodes: int, attempt: int = 1, **env: str) -> list[Pod]:
-        """`mode` is what the stub does; see stub_trainer.py."""
+    def start(
+        self, mode: str, *, nodes: int, attempt: int = 1, command: tuple[str, ...] = STUB, **env: str
+    ) -> list[Pod]:
+        """`mode` is what the stub does; see stub_trainer.py. `command`: the module to run and its arguments."""
         config = self.folder / "job.json"
         config.write_text(json.dumps(self.job.to_wire()))
         port = str(free_port())
@@ -104,7 +107,7 @@ class GangRunner:
             }
             with open(f"{name}.log", "wb") as log:
                 process = subprocess.Popen(
-                    [sys.executable, "-m", "tests.unit.runtime.stub_trainer", "launch"],
+                    [sys.executable, "-m", *command],
                     cwd=ROOT,
                     env=environment,
                     stdout=log,
@@ -116,7 +119,7 @@ class GangRunner:
 
     def run(self, mode: str, *, nodes: int, attempt: int = 1, **env: str) -> list[int]:
         """Exit codes by node."""
-        return [pod.wait() for pod in self.start(mode, nodes=nodes, attempt=attempt, **env)]
+        return [pod.wait() for pod in self.start(mode, nodes=nodes, attempt=attempt, command=STUB, **env)]
 
 
 @pytest.fixture

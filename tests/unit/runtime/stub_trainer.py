@@ -1,8 +1,8 @@
 """A trainer with a recipe that only counts, for tests of the launcher and of the worker: real processes, real gloo.
 
 `launch` is the pod's first process, `work` one of its training processes. STUB_MODE says what happens: `count`, `wait`,
-`kill:<rank>:<step>`, `user-error:<rank>`, `defect:<rank>`, `die-early:<rank>`, `together`, `diverge`; `alone` is a pod
-that runs its recipe in place although it should not.
+`kill:<rank>:<step>`, `user-error:<rank>`, `defect:<rank>`, `die-early:<rank>`, `together`, `diverge`, `import` (for
+ever); `alone` is a pod that runs its recipe in place although it should not.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 
 from instructbooth_trainer import launch
 from instructbooth_trainer.runtime.environment import read_environment
@@ -29,6 +30,9 @@ def work() -> int:
 def main() -> int:
     if MODE == "die-early" and sys.argv[1] == "work" and os.environ["RANK"] == ARGUMENTS[0]:
         os.kill(os.getpid(), signal.SIGKILL)
+    if MODE == "import" and sys.argv[1] == "work":
+        print("importing", flush=True)
+        time.sleep(3600)
     if sys.argv[1] == "work" or MODE == "alone":
         return work()
     try:

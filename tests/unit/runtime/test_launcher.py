@@ -78,6 +78,30 @@ def test_sigterm_on_one_pod_saves_and_stops_the_gang(make_gang: Callable[..., An
     assert (checkpoints / str(step) / "manifest.json").exists()
 
 
+def test_sigterm_before_a_process_listens_is_no_failure(make_gang: Callable[..., Any]) -> None:
+    gang = make_gang()
+    (pod,) = gang.start("import", nodes=1)
+    deadline = time.monotonic() + 60
+    while "importing" not in pod.log.read_text() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    pod.process.send_signal(signal.SIGTERM)
+    assert pod.wait() == ExitCode.CHECKPOINTED
+    assert pod.outcome().reason == "Checkpointed"
+
+
+def test_sigterm_while_the_trainer_still_imports_ends_it_at_once(make_gang: Callable[..., Any], tmp_path: Path) -> None:
+    """As a pod's first process it would not even be ended by it: it must have a handler from the start."""
+    (tmp_path / "torch.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(3600)\n")
+    gang = make_gang()
+    (pod,) = gang.start("count", nodes=1, command=("instructbooth_trainer.main",), PYTHONPATH=str(tmp_path))
+    deadline = time.monotonic() + 60
+    while "importing" not in pod.log.read_text() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    pod.process.send_signal(signal.SIGTERM)
+    assert pod.wait() == ExitCode.CHECKPOINTED
+    assert pod.outcome().message == "asked to stop before training began"
+
+
 def test_the_users_mistake_is_the_exit_code_and_the_word_of_its_pod(make_gang: Callable[..., Any]) -> None:
     gang = make_gang(**TWO)
     assert gang.run("user-error:0", nodes=2) == [ExitCode.USER_ERROR, ExitCode.TRANSIENT]
