@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from pydantic.alias_generators import to_camel
 
 from instructbooth.contract import GROUP, KIND, PLURAL, SHORT_NAME, VERSION
-from instructbooth.spec.base import QUANTITY_PATTERN, ApiModel
+from instructbooth.spec.base import ApiModel
 from instructbooth.spec.job import InstructBoothJobSpec
 from instructbooth.spec.status import InstructBoothJobStatus
 
@@ -160,11 +160,13 @@ def _convert_union(node: Schema, defs: dict[str, Schema], models: dict[str, type
     if len(options) == 1:
         return _convert({**options[0], **rest}, defs, models)
     if {option.get("type") for option in options} == {"integer", "string"}:
+        # Bounds of one member stand beside the union: they apply to values of their own type alone.
+        bounds = {k: option[k] for option in options for k in ("minimum", "pattern", "maxLength") if k in option}
         return {
             **{k: rest[k] for k in ("description",) if k in rest},
             "x-kubernetes-int-or-string": True,
             "anyOf": [{"type": "integer"}, {"type": "string"}],
-            "pattern": QUANTITY_PATTERN,
+            **bounds,
         }
     raise TypeError(f"not expressible in a structural schema: {node}")
 

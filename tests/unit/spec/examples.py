@@ -62,6 +62,14 @@ BAD: dict[str, tuple[Callable[[Manifest], None], str]] = {
         _set("personalization.resources.limits", {"memory": "4 gigs"}),
         "spec.personalization.resources.limits.memory",
     ),
+    "negative-quantity": (
+        _set("personalization.resources.requests", {"cpu": -1}),
+        "spec.personalization.resources.requests.cpu",
+    ),
+    "negative-quantity-in-words": (
+        _set("personalization.resources.requests", {"cpu": "-500m"}),
+        "spec.personalization.resources.requests.cpu",
+    ),
     "gpu-in-resources": (
         _set("personalization.resources.limits", {"nvidia.com/gpu": 1}),
         "spec.personalization.resources",

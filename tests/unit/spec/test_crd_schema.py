@@ -11,6 +11,7 @@ from pydantic.alias_generators import to_snake
 
 from instructbooth.crd import crd
 from instructbooth.generate import outputs
+from instructbooth.spec.base import QUANTITY_PATTERN
 from tests.unit.spec.examples import ROOT
 
 SCHEMA = crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
@@ -50,6 +51,12 @@ def test_every_node_is_structural(path, node):
     if node.get("type") == "object":
         holds = {"properties", "additionalProperties", "x-kubernetes-preserve-unknown-fields"} & node.keys()
         assert len(holds) == 1, "an object either lists its fields, or says what its values are, or keeps all"
+
+
+@pytest.mark.parametrize("field", ["requests", "limits"])
+def test_a_quantity_keeps_the_bounds_of_both_its_types(field):
+    quantity = dict(NODES)[f"spec.reinforcement.resources.{field}.*"]
+    assert (quantity["minimum"], quantity["pattern"], quantity["maxLength"]) == (0, QUANTITY_PATTERN, 64)
 
 
 @pytest.mark.parametrize("path", [p for p, _ in NODES if not p.endswith(("[]", "*")) and p != "spec"])
