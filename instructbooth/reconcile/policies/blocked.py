@@ -5,10 +5,12 @@ Blocked is a condition, not a failure: nothing is restarted, and what was missin
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from instructbooth.contract import Stage
+from instructbooth.reconcile.mounts import hub_sources
 from instructbooth.reconcile.observed import ChildJob, Evidence, Rejection
 from instructbooth.spec.job import InstructBoothJobSpec
 
@@ -55,7 +57,7 @@ def blocker(spec: InstructBoothJobSpec, stage: Stage, child: ChildJob, evidence:
     field = {Stage.PERSONALIZE: "personalization", Stage.REINFORCE: "reinforcement", Stage.EVALUATE: "evaluation"}
     for pod in sorted(evidence.pods, key=lambda pod: pod.rank if pod.rank is not None else 1 << 30):
         if pod.waiting_reason in _CONFIG_ERRORS:
-            remedy = _secret_remedy(spec, pod.waiting_message)
+            remedy = _secret_remedy(spec, stage, pod.waiting_message)
             return Blocker(pod.waiting_reason, f"{pod.waiting_message}; {remedy}")
         if pod.waiting_reason in _IMAGE_ERRORS:
             way_out = "check podTemplate.image (or the operator's trainer image) and podTemplate.imagePullSecrets"
@@ -78,19 +80,30 @@ def blocker(spec: InstructBoothJobSpec, stage: Stage, child: ChildJob, evidence:
 
 def rejected(rejection: Rejection) -> Blocker:
     """What to say when the API server would not let a child be created."""
-    return Blocker(rejection.reason, f"{rejection.kind} {rejection.name}: {rejection.message}")
+    way_out = ""
+    if rejection.reason == "Forbidden":
+        way_out = (
+            "; a quota, an admission policy or the operator's own role forbids it: have that changed, it is tried again"
+        )
+    return Blocker(rejection.reason, f"{rejection.kind} {rejection.name}: {rejection.message}{way_out}")
 
 
-def _secret_remedy(spec: InstructBoothJobSpec, message: str) -> str:
-    """Which field names the Secret that the kubelet misses."""
+def _secret_remedy(spec: InstructBoothJobSpec, stage: Stage, message: str) -> str:
+    """Which field names the Secret that the kubelet misses.
+
+    Its words are `secret "name" not found` or `couldn't find key key in Secret namespace/name`.
+    """
+    missing = set(re.findall(r"[-a-z0-9.]+", message))
     ref = spec.artifacts.credentials_secret_ref
-    if ref.name in message:
+    if ref.name in missing:
         return (
             f"create the Secret {ref.name} (artifacts.credentialsSecretRef) in the job's namespace with the keys "
             f"{ref.access_key_field} and {ref.secret_key_field}; the pod then starts by itself"
         )
-    hub = spec.model.source.hub
-    if hub and hub.token_secret_ref and hub.token_secret_ref.name in message:
-        token = hub.token_secret_ref
-        return f"create the Secret {token.name} (model.source.hub.tokenSecretRef) with the key {token.key}"
+    for field, hub in hub_sources(spec, stage).items():
+        if (token := hub.token_secret_ref) and token.name in missing:
+            return (
+                f"create the Secret {token.name} ({field}.tokenSecretRef) in the job's namespace with the key "
+                f"{token.key}; the pod then starts by itself"
+            )
     return "check the names in podTemplate.env and the Secrets and ConfigMaps they refer to"

@@ -198,6 +198,7 @@ def test_a_refusal_that_may_pass_blocks_the_job(world: World) -> None:
     condition = find(made.status.conditions, "Blocked")
     assert condition is not None
     assert (condition.status, condition.reason) == ("True", "Forbidden")
+    assert "exceeded quota; a quota, an admission policy" in condition.message
     world.rejection = None
     world.settle()
     assert world.launched == [P1]

@@ -14,7 +14,9 @@ from instructbooth.reconcile.policies.blocked import blocker, look_again_seconds
 from instructbooth.spec.job import ResolvedJob
 from tests.unit.reconcile.world import START, World, job_object
 
-SPEC = ResolvedJob.from_object(job_object()).spec
+HUB = {"repo": "a/b", "revision": "0" * 40, "tokenSecretRef": {"name": "hub", "key": "token"}}
+REWARDS = [{"name": "clip-score"}, {"name": "image-reward", "model": {"hub": HUB}}]
+SPEC = ResolvedJob.from_object(job_object(reinforcement={"rewards": REWARDS})).spec
 CHILD = ChildJob("mascot-reinforce-1", Stage.REINFORCE, 1, 2, START, started=START)
 P1 = "mascot-personalize-1"
 
@@ -31,6 +33,18 @@ def waiting(reason: str, message: str) -> Pod:
             "CreateContainerConfigError",
             ["not found", "artifacts.credentialsSecretRef", "accessKey and secretKey"],
             id="no Secret",
+        ),
+        pytest.param(
+            Evidence((waiting("CreateContainerConfigError", "couldn't find key token in Secret lab/hub"),)),
+            "CreateContainerConfigError",
+            ["reinforcement.rewards[1].model.hub.tokenSecretRef", "with the key token"],
+            id="no token for a reward's model",
+        ),
+        pytest.param(
+            Evidence((waiting("CreateContainerConfigError", 'secret "minio-credentials-old" not found'),)),
+            "CreateContainerConfigError",
+            ["podTemplate.env"],
+            id="a Secret whose name only begins like ours",
         ),
         pytest.param(
             Evidence((waiting("CreateContainerConfigError", 'configmap "x" not found'),)),
