@@ -79,7 +79,8 @@ def act(options: argparse.Namespace) -> None:
             raise ClusterError("of a cluster there is on this machine:\n" + "\n".join(f"  {line}" for line in left))
         say("nothing of a cluster is on this machine")
     elif kind != "own":
-        elsewhere.act(kind, options.verb, names)
+        with locked(CACHE / "cluster.lock"):
+            elsewhere.act(kind, options.verb, names)
     elif options.verb == "status":
         own.status()
     else:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -43,11 +42,17 @@ def _load_images(names: Sequence[str]) -> None:
             continue
         tag = f"instructbooth/{name}:dev"
         with step(f"image {name}"):
-            if name in ("operator", "trainer"):
-                run(["docker", "build", "--target", name, "--tag", tag, PROJECT_DIR])
-            else:
-                run(["docker", "build", "--tag", tag, CLUSTER_DIR / "images" / name])
+            run(["docker", "build", "--tag", tag, *_what_to_build(name)])
             run(["kind", "load", "docker-image", "--name", _KIND_NAME, tag])
+
+
+def _what_to_build(name: str) -> list[str | Path]:
+    """The words of `docker build` that say which Dockerfile, and which folder it copies from."""
+    if name in ("operator", "trainer"):
+        return ["--target", name, PROJECT_DIR]
+    folder = CLUSTER_DIR / "images" / name
+    # MinIO is built from the module that the cluster made from source pins.
+    return ["--file", folder / "Dockerfile", CLUSTER_DIR / "tools" / "minio" if name == "minio" else folder]
 
 
 def act(kind: str, verb: str, names: Sequence[str]) -> None:
@@ -69,6 +74,7 @@ def act(kind: str, verb: str, names: Sequence[str]) -> None:
     else:
         if _KIND_NAME not in _kind_clusters():
             command = ["kind", "create", "cluster", "--name", _KIND_NAME, "--config", "-", "--wait", "120s"]
-            subprocess.run([*command, "--kubeconfig", str(_KIND_KUBECONFIG)], input=_KIND_CONFIG, text=True, check=True)
+            with step("kind cluster"):
+                run([*command, "--kubeconfig", _KIND_KUBECONFIG], stdin=_KIND_CONFIG)
         run(["kind", "export", "kubeconfig", "--name", _KIND_NAME, "--kubeconfig", _KIND_KUBECONFIG])
         _load_images(names)
