@@ -14,7 +14,8 @@ from pathlib import Path
 
 from raising.layout import MANIFEST_TYPE, Layout
 
-_MANIFEST = re.compile(r"/v2/instructbooth/([a-z0-9-]+)/manifests/(dev|sha256:[0-9a-f]{64})")
+#: The path of a manifest: the image, and a tag or digest.
+MANIFEST = re.compile(r"/v2/instructbooth/([a-z0-9-]+)/manifests/(dev|sha256:[0-9a-f]{64})")
 _BLOB = re.compile(r"/v2/instructbooth/[a-z0-9-]+/blobs/(sha256:[0-9a-f]{64})")
 
 
@@ -51,7 +52,7 @@ class Handler(BaseHTTPRequestHandler):
     def _find(self, path: str) -> tuple[str | None, str]:
         if match := _BLOB.fullmatch(path):
             return match[1], "application/octet-stream"
-        if match := _MANIFEST.fullmatch(path):
+        if match := MANIFEST.fullmatch(path):
             name, reference = match[1], match[2]
             return (self.layout.manifest_digest(name) if reference == "dev" else reference), MANIFEST_TYPE
         return None, ""

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from raising import mounts
+from raising import mounts, receiving
 from raising.layout import Layout
 from raising.nodes import criclient
 from raising.settings import CACHE, CLUSTER_DIR, IMAGE_NAMES, LOGS, PROJECT_DIR, STATE, Node, image_tag
@@ -114,12 +114,24 @@ def _build_from_dockerfile(name: str) -> None:
     else:
         _buildah("bud", *words, "--tag", name, CLUSTER_DIR / "images" / name, log=f"image-{name}.log")
     _buildah("rmi", "--prune")  # layers of former builds
-    # A push to `oci:` compresses whatever one says, for minutes; one to `dir:` writes the layers as they are, and
-    # writes none that is there already.
+    _push(name)
+
+
+def _push(name: str) -> None:
+    """Copy an image from the build storage to the layout: where only its last layer is new, that layer alone."""
+    image = json.loads(_buildah("inspect", "--type", "image", name))
+    if all(LAYOUT.blob(layer).exists() for layer in image["OCIv1"]["rootfs"]["diff_ids"][:-1]):
+        # A push to a registry sends what is missing, but compresses it whatever one says.
+        with receiving.open_to_pushes(LAYOUT) as address:
+            words = ["--format", "oci", "--tls-verify=false", name, f"docker://{address}/instructbooth/{name}:dev"]
+            _buildah("push", *words, log=f"image-{name}-push.log")
+        return
+    # A push to `dir:` writes layers as they are, but all of them: it empties the folder first.
     pushed = CACHE / "pushed" / name
     pushed.mkdir(parents=True, exist_ok=True)
     _buildah("push", "--disable-compression", name, f"dir:{pushed}", log=f"image-{name}-push.log")
     LAYOUT.adopt(name, pushed)
+    shutil.rmtree(pushed)
 
 
 def _forget_temporary() -> None:

@@ -83,26 +83,21 @@ class Layout:
         write_atomically(self.directory / "oci-layout", '{"imageLayoutVersion": "1.0.0"}')
         write_atomically(self.directory / "index.json", json.dumps(content))
 
-    def _add(self, data: bytes) -> dict[str, Any]:
+    def add(self, data: bytes) -> dict[str, Any]:
+        """Store a blob; its digest and size, as a manifest describes it."""
         digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
         write_atomically(self.blob(digest), data)
         return {"digest": digest, "size": len(data)}
 
     def adopt(self, name: str, pushed: Path) -> None:
-        """Take over an image that was pushed to a folder of `<hex>` files (`dir:`), by hard links.
-
-        Files of the folder that the image no longer needs are deleted.
-        """
+        """Take over, by hard links, an image that was pushed to a folder of `<hex>` files (`dir:`)."""
         manifest = (pushed / "manifest.json").read_bytes()
-        described = self._add(manifest)
-        parts = {self.blob(digest).name: self.blob(digest) for digest in self.parts(described["digest"])}
-        for value, blob in parts.items():
+        described = self.add(manifest)
+        for digest in self.parts(described["digest"]):
+            blob = self.blob(digest)
             if not blob.exists():
-                blob.hardlink_to(pushed / value)
+                blob.hardlink_to(pushed / blob.name)
         self.set_manifest(name, described["digest"], described["size"])
-        for path in pushed.iterdir():
-            if path.name not in parts and path.name not in ("manifest.json", "version"):
-                path.unlink()
 
     def add_single_binary(self, name: str, binary: Path, user: str) -> None:
         """Make an image of one static binary, bit for bit the same for the same binary."""
@@ -112,7 +107,7 @@ class Layout:
             entry.mode, entry.size = 0o755, binary.stat().st_size
             with binary.open("rb") as source:
                 archive.addfile(entry, source)
-        layer = {"mediaType": "application/vnd.oci.image.layer.v1.tar", **self._add(buffer.getvalue())}
+        layer = {"mediaType": "application/vnd.oci.image.layer.v1.tar", **self.add(buffer.getvalue())}
         config = {
             "architecture": "amd64",
             "os": "linux",
@@ -121,8 +116,8 @@ class Layout:
         }
         described = {
             "mediaType": "application/vnd.oci.image.config.v1+json",
-            **self._add(json.dumps(config).encode()),
+            **self.add(json.dumps(config).encode()),
         }
         manifest = {"schemaVersion": 2, "mediaType": MANIFEST_TYPE, "config": described, "layers": [layer]}
-        added = self._add(json.dumps(manifest).encode())
+        added = self.add(json.dumps(manifest).encode())
         self.set_manifest(name, added["digest"], added["size"])
