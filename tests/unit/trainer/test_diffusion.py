@@ -66,6 +66,12 @@ def test_expand_and_reward_text() -> None:
     assert class_text("a {subject} on red", SUBJECT) == "a mascot on red"
     assert reward_text("a {subject} on red", SUBJECT) == "a striped star mascot on red"
     assert reward_text("the SKS {subject} with asks", SUBJECT) == "the striped star mascot with asks"
+    # Whatever stands beside it, and wherever it stands.
+    assert reward_text("sks, a {subject} (SKS), no sksy: sks", SUBJECT) == ", a striped star mascot (), no sksy:"
+    assert reward_text("sks {subject}", SUBJECT) == "striped star mascot"
+    odd = SUBJECT.model_copy(update={"identifier": "<s+>"})
+    assert reward_text("a <s+>, {subject}", odd) == "a, striped star mascot"
+    assert class_text("a photo of a sks {subject}", SUBJECT) == "a photo of a mascot"
     plain = SUBJECT.model_copy(update={"description": None})
     assert expand("a {subject}", plain, identifier=True) == "a sks mascot"
 

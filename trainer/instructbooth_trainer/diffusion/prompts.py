@@ -6,6 +6,8 @@ where the phrase is the detailed description of the subject (the paper's remedy 
 
 from __future__ import annotations
 
+import re
+
 from instructbooth.spec.sources import PLACEHOLDER
 from instructbooth.spec.subject import Subject
 
@@ -21,10 +23,16 @@ def reward_text(template: str, subject: Subject) -> str:
 
     An identifier written out in the template is stripped as a word of its own.
     """
-    words = expand(template, subject, identifier=False).split(" ")
-    return " ".join(word for word in words if word.lower() != subject.identifier.lower())
+    return _without(subject.identifier, expand(template, subject, identifier=False))
 
 
 def class_text(template: str, subject: Subject) -> str:
     """The prompt of a class picture for prior preservation: the class noun, no identifier, no description."""
-    return template.replace(PLACEHOLDER, subject.class_name)
+    return _without(subject.identifier, template.replace(PLACEHOLDER, subject.class_name))
+
+
+def _without(word: str, text: str) -> str:
+    """The text without a word, whatever its case and whatever punctuation stands beside it."""
+    word = rf"(?<!\w){re.escape(word)}(?!\w)"
+    # With the space before it, or where it comes first with the one behind it.
+    return re.sub(rf"\s+{word}|{word}\s*", "", text, flags=re.IGNORECASE)
