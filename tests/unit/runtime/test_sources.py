@@ -167,6 +167,22 @@ def test_prompts_from_everywhere(sources: Sources, store: LocalStore, tmp_path: 
 
 
 @pytest.mark.parametrize(
+    ("source", "way_out"),
+    [
+        ({"s3": {"prefix": "nowhere.txt"}}, "there is no object"),
+        ({"configMap": {"name": "prompts", "key": "nowhere.txt"}}, "add the key to the ConfigMap"),
+    ],
+)
+def test_absent_prompts_are_the_users_mistake_with_a_way_out(
+    sources: Sources, source: dict[str, object], way_out: str
+) -> None:
+    with pytest.raises(UserError, match=way_out) as caught:
+        sources.prompt_lines(PromptSource.model_validate(source), PromptRole.EVALUATION)
+    assert caught.value.reason == "PromptsNotFound"
+    assert "evaluation prompts" in caught.value.message
+
+
+@pytest.mark.parametrize(
     ("data", "reason"),
     [(b"a dog\n", "PromptsWithoutSubject"), (b"", "PromptsWithoutSubject"), (b"\xff", "PromptsInvalid")],
 )

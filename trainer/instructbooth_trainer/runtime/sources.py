@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 
 from instructbooth import contract
 from instructbooth.artifacts.commit import fetch, replacing
-from instructbooth.artifacts.errors import ArtifactMissing
+from instructbooth.artifacts.errors import ArtifactMissing, ObjectMissing
 from instructbooth.artifacts.layout import MANIFEST
 from instructbooth.artifacts.store import ObjectStore, StoredObject
 from instructbooth.spec.sources import PLACEHOLDER, HubSource, ImageSource, ModelSource, PromptSource, PvcLocation
@@ -82,13 +82,24 @@ class Sources:
             path = self._mount(contract.Path.PROMPTS) / role.value / source.config_map.key
             origin = f"key {source.config_map.key} of the ConfigMap {source.config_map.name}"
             if not path.is_file():
-                raise UserError("PromptsNotFound", f"{role.value} prompts: there is no {origin}")
+                raise UserError(
+                    "PromptsNotFound",
+                    f"{role.value} prompts: there is no {origin}; add the key to the ConfigMap, or correct the name of "
+                    "either in a new job",
+                )
             lines = _decode(path.read_bytes(), origin)
         else:
             assert source.s3 is not None
             store = self._store.in_bucket(source.s3.bucket or self._store.bucket)
             origin = store.url(source.s3.prefix)
-            lines = _decode(store.get_bytes(source.s3.prefix), origin)
+            try:
+                lines = _decode(store.get_bytes(source.s3.prefix), origin)
+            except ObjectMissing as error:
+                raise UserError(
+                    "PromptsNotFound",
+                    f"{role.value} prompts: there is no object {origin}; s3.prefix is the key of one text file: "
+                    "upload it, or correct the prefix in a new job",
+                ) from error
         prompts = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
         if not any(PLACEHOLDER in prompt for prompt in prompts):
             raise UserError(
