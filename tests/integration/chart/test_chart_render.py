@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import yaml
@@ -143,6 +146,53 @@ def test_minio_keeps_its_data_on_a_claim():
 def test_wrong_values_are_refused_at_their_place(wrong, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         template("--set", wrong)
+
+
+def leaves(values: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """The path and default of each value; an empty mapping is a value too."""
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from leaves(value, (*path, key))
+        else:
+            yield (*path, key), value
+
+
+def another(path: tuple[str, ...], default: Any) -> Any:
+    """A value that the schema takes and that is not the default."""
+    special = {"logLevel": "debug", "pullPolicy": "Always", "interval": "7s", "watchNamespaces": ["other"]}
+    if path[-1] in special:
+        return special[path[-1]]
+    if isinstance(default, bool):
+        return not default
+    if isinstance(default, int):
+        return default + 1
+    if isinstance(default, list):
+        return [{"name": "other"}]
+    if isinstance(default, dict):
+        return {"other": "value"}
+    return "3Gi" if path[-1] == "size" or {"requests", "limits"} & set(path) else "other"
+
+
+VALUES = dict(leaves(yaml.safe_load((CHART / "values.yaml").read_text())))
+EVERYTHING_ON = (
+    *("--set-json", 'minio.enabled=true,networkPolicy.enabled=true,serviceAccount.name="mine"'),
+    *("--set-json", "metrics.serviceMonitor.enabled=true,metrics.podMonitor.enabled=true"),
+)
+
+
+@pytest.fixture(scope="module")
+def with_everything_on():
+    # With keys of its own the rendered text would differ each time.
+    return template(*EVERYTHING_ON, "--set-json", 'minio.existingSecret="mine"')
+
+
+@pytest.mark.parametrize("path", VALUES, ids=".".join)
+def test_every_value_is_read(with_everything_on, path):
+    """Changing it changes what is rendered; else it would be taken and ignored."""
+    name = ".".join(path)
+    value = False if path[-1] == "enabled" else another(path, VALUES[path])
+    changed = ("--set-json", f"{name}={json.dumps(value)}")
+    assert template(*EVERYTHING_ON, "--set-json", 'minio.existingSecret="mine"', *changed) != with_everything_on
 
 
 @pytest.mark.parametrize("release", ["instructbooth", "x", "a-release-name-of-fifty-characters-the-longest-allowed"])
