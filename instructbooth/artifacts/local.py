@@ -31,7 +31,7 @@ class LocalStore:
         return type(self)(self._root, bucket)
 
     def url(self, key: str) -> str:
-        """`file:///root/bucket/key`."""
+        """`file:///folder/bucket/key`."""
         return f"file://{self._path(key)}" + ("/" if key.endswith("/") else "")
 
     def ensure_bucket(self, *, create: bool) -> None:

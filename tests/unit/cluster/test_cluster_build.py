@@ -52,7 +52,7 @@ def test_what_a_killed_build_left_is_deleted_unless_something_is_mounted_there(t
     left.parent.mkdir(parents=True)
     left.write_text("half a layer")
     monkeypatch.setattr(images, "_TEMPORARY", tmp_path / "tmp")
-    monkeypatch.setattr(mounts, "below", lambda homes: [f"{homes[0]}/root/proc"])
+    monkeypatch.setattr(mounts, "below", lambda homes: [f"{homes[0]}/base/proc"])
     monkeypatch.setattr("subprocess.run", lambda *_, **__: None)  # an umount that does nothing
     with pytest.raises(ClusterError, match="cannot unmount"):
         images._forget_temporary()

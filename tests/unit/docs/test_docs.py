@@ -1,0 +1,99 @@
+"""What the documents say holds: links lead somewhere, commands and options exist, manifests validate."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from click import Command, Group
+
+from instructbooth.cli.main import cli
+from instructbooth.spec.job import InstructBoothJobSpec
+
+ROOT = Path(__file__).resolve().parents[3]
+#: What a run of the demo writes, and is committed from one.
+FROM_THE_DEMO = {"docs/images/contact-sheet.png", "docs/demo.md"}
+
+
+def git(*words: str) -> list[str]:
+    done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode in (0, 1), done.stderr  # `git grep` ends with 1 when it finds nothing
+    return done.stdout.splitlines()
+
+
+DOCUMENTS = [path for path in git("ls-files", "*.md") if (ROOT / path).exists()]
+
+
+def blocks(path: str, language: str = "") -> Iterator[str]:
+    """The fenced blocks of a document in this language; without one, those of commands."""
+    yield from re.findall(
+        rf"^```{language or '(?:sh)?'}\n(.*?)^```", (ROOT / path).read_text(), re.MULTILINE | re.DOTALL
+    )
+
+
+def commands(path: str) -> Iterator[list[str]]:
+    """The words of each command line in a document."""
+    for block in blocks(path):
+        for line in block.replace("\\\n", " ").splitlines():
+            for command in line.removeprefix("$ ").partition("  #")[0].split("&&"):
+                if command.split()[:1] in (["instructbooth"], ["make"]) or " make " in f" {command}":
+                    yield shlex.split(command)
+
+
+@pytest.mark.parametrize("path", DOCUMENTS)
+def test_links_lead_somewhere(path):
+    for link in re.findall(r"\]\(([^)\s#]+)[^)]*\)", (ROOT / path).read_text()):
+        if "://" not in link:
+            target = ((ROOT / path).parent / link).resolve().relative_to(ROOT)
+            assert (ROOT / target).exists() or str(target) in FROM_THE_DEMO, f"{path}: {link}"
+
+
+@pytest.mark.parametrize("path", DOCUMENTS)
+def test_make_targets_exist(path):
+    targets = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    text = (ROOT / path).read_text()
+    said = {word for words in re.findall(r"`(?:[A-Z]+=\S+ )?make (?:-s )?([a-z -]+)`", text) for word in words.split()}
+    for command in commands(path):
+        if "make" in command:
+            said |= {word for word in command[command.index("make") + 1 :] if not word.startswith("-")}
+    assert said <= targets, path
+
+
+def test_shown_commands_and_options_exist():
+    seen = 0
+    for path in DOCUMENTS:
+        for words in commands(path):
+            if words[0] != "instructbooth":
+                continue
+            command: Command = cli
+            rest = words[1:]
+            while isinstance(command, Group):
+                assert rest[0] in command.commands, f"{path}: {words}"
+                command, rest = command.commands[rest[0]], rest[1:]
+            known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+            unknown = {word.partition("=")[0] for word in rest if word.startswith("-")} - known
+            assert not unknown, f"{path}: {words}"
+            seen += 1
+    assert seen >= 8
+
+
+def test_readmes_job_is_valid():
+    (manifest,) = (yaml.safe_load(block) for block in blocks("README.md", "yaml"))
+    InstructBoothJobSpec.model_validate(manifest["spec"])
+
+
+def test_decisions_have_numbers_of_their_own():
+    numbers = []
+    for path in sorted((ROOT / "docs/decisions").glob("*.md")):
+        numbers.append(int(path.name[:4]))
+        assert path.read_text().startswith(f"# {path.name[:4]}: "), path.name
+    assert numbers == list(range(1, len(numbers) + 1))
+
+
+def test_no_file_names_a_place_of_one_machine():
+    assert git("grep", "-nIE", "/[w]ork/|/[r]oot/") == []
