@@ -37,8 +37,8 @@ kubeconfig: ## Print the path of the cluster's kubeconfig (use `make -s kubeconf
 images: ## Rebuild the images that changed and load them into the cluster
 	@$(CLUSTER_SCRIPT) images
 
-demo: $(STAMP) ## Bare machine -> cluster -> Helm install -> a finished InstructBoothJob with pictures in out/demo
-	@$(CLUSTER_SCRIPT) up
+demo: ## Bare machine -> cluster -> Helm install -> a finished InstructBoothJob with pictures in out/demo
+	@$(MAKE) --silent -j2 setup cluster # side by side: one waits for the network while the other compiles
 	@$(BIN)/python -m tests.e2e.demo
 
 test: ## Everything CI runs
