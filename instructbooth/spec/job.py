@@ -8,7 +8,7 @@ from pydantic import Field, JsonValue
 
 from instructbooth.contract import Stage
 from instructbooth.spec.base import ApiModel, ObjectName, RelativePath, Rule
-from instructbooth.spec.sources import ConfigMapKeyRef, ModelSource
+from instructbooth.spec.sources import CaBundleRef, ModelSource
 from instructbooth.spec.stages import Dtype, Evaluation, Personalization, Reinforcement, StageBase
 from instructbooth.spec.subject import Subject
 
@@ -67,7 +67,7 @@ class Artifacts(ApiModel):
     path_style: bool = Field(
         default=True, description="`endpoint/bucket/key` (MinIO) rather than `bucket.endpoint/key` (AWS)."
     )
-    ca_bundle: ConfigMapKeyRef | None = Field(
+    ca_bundle: CaBundleRef | None = Field(
         default=None, description="PEM certificates of a private authority that signed the endpoint's certificate."
     )
     credentials_secret_ref: CredentialsSecretRef = Field(description="Access key and secret key.")

@@ -15,12 +15,19 @@ class ConfigMapRef(ApiModel):
     name: ObjectName = Field(description="Name of the ConfigMap, in the job's own namespace.")
 
 
-class ConfigMapKeyRef(ConfigMapRef):
-    """One key of a ConfigMap in the job's namespace."""
+ConfigMapKey = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[-._a-zA-Z0-9]+$")]
 
-    key: Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[-._a-zA-Z0-9]+$")] = Field(
-        default="prompts.txt", description="Key of the ConfigMap that holds the text."
-    )
+
+class PromptsRef(ConfigMapRef):
+    """Prompts in a ConfigMap of the job's namespace."""
+
+    key: ConfigMapKey = Field(default="prompts.txt", description="Key of the ConfigMap that holds the text.")
+
+
+class CaBundleRef(ConfigMapRef):
+    """Certificates in a ConfigMap of the job's namespace."""
+
+    key: ConfigMapKey = Field(default="ca.crt", description="Key of the ConfigMap that holds the certificates.")
 
 
 class S3Location(ApiModel):
@@ -89,7 +96,7 @@ class PromptSource(ApiModel):
     inline: (
         Annotated[list[Annotated[str, Field(min_length=1, max_length=300)]], Field(min_length=1, max_length=500)] | None
     ) = Field(default=None, description="The prompts themselves.")
-    config_map: ConfigMapKeyRef | None = Field(default=None, description="A key of a ConfigMap, one prompt a line.")
+    config_map: PromptsRef | None = Field(default=None, description="A key of a ConfigMap, one prompt a line.")
     s3: S3Location | None = Field(default=None, description="One text object in object storage, one prompt a line.")
     rules: ClassVar[tuple[Rule, ...]] = (
         exactly_one("inline", "configMap", "s3", example='inline: ["a {subject} on a beach"]'),

@@ -35,6 +35,17 @@ def test_defaults_survive_a_round_trip():
     assert spec.to_wire()["runPolicy"]["backoffLimit"] == 3
 
 
+def test_a_key_left_out_is_the_one_that_everybody_uses():
+    manifest = demo()["spec"]
+    manifest["artifacts"]["caBundle"] = {"name": "kube-root-ca.crt"}
+    manifest["reinforcement"]["prompts"] = {"configMap": {"name": "prompts"}}
+    spec = InstructBoothJobSpec.model_validate(manifest)
+    assert spec.artifacts.ca_bundle is not None
+    assert spec.artifacts.ca_bundle.key == "ca.crt"
+    assert spec.reinforcement.prompts.config_map is not None
+    assert spec.reinforcement.prompts.config_map.key == "prompts.txt"
+
+
 def test_world_size_counts_gpus_or_pods():
     spec = InstructBoothJobSpec.model_validate(demo()["spec"])
     assert spec.reinforcement.world_size == 2
