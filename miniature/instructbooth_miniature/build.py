@@ -29,6 +29,8 @@ STAGES: Final[dict[str, Callable[[stages.Plan], None]]] = {
     "export": stages.export,
     "card": stages.card,
 }
+GO_ON: Final = ("data", "restore", "unet", "export", "card")
+ALL_STAGES: Final = {**STAGES, "restore": stages.restore}
 
 
 def _arguments() -> argparse.Namespace:
@@ -41,7 +43,12 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--unet-steps", type=int, default=stages.Plan.unet_steps, help="more is better")
     parser.add_argument(
-        "--only", choices=STAGES, action="append", help="run this stage alone (may be given more than once)"
+        "--go-on",
+        action="store_true",
+        help=f"start from the shipped weights instead of from nothing: the stages {', '.join(GO_ON)}",
+    )
+    parser.add_argument(
+        "--only", choices=ALL_STAGES, action="append", help="run this stage alone (may be given more than once)"
     )
     return parser.parse_args()
 
@@ -52,9 +59,9 @@ def main() -> None:
     plan = stages.Plan(given.work, given.weights, given.seed, given.workers, given.unet_steps)
     plan.work.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)  # many small operators: two threads wait for each other more than they work
-    for name in given.only or STAGES:
+    for name in given.only or (GO_ON if given.go_on else STAGES):
         started = time.monotonic()
-        STAGES[name](plan)
+        ALL_STAGES[name](plan)
         seconds = time.monotonic() - started
         print(f"[{name}] done in {seconds:.0f} s", file=sys.stderr, flush=True)
         note_seconds(plan.work / "seconds.json", name, seconds)

@@ -48,12 +48,14 @@ def write_card(work: Path, weights: Path, folder: Path, plan: Mapping[str, int |
     `plan` holds the build's numbers (steps, seed, ...), `work` its seconds by stage.
     """
     figures = measure(work, weights, int(plan["seed"]))
+    seconds = json.loads((work / "seconds.json").read_text())
+    # What `restore` needs on another machine.
+    figures |= {"seconds": seconds, "unet": {"pictures": plan["unet_pictures"]}}
     (folder / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
     pipeline = load_pipeline(weights / "pipeline")
     prompts = [prompt for prompt in SHEET_PROMPTS for _ in range(SHEET_COLUMNS)]
     pictures = sample(pipeline, prompts, SHEET_STEPS, GUIDANCE, int(plan["seed"]))
     contact_sheet(pictures, SHEET_COLUMNS).save(folder / "contact-sheet.png", optimize=True)
-    seconds = json.loads((work / "seconds.json").read_text())
     sizes = {name: _bytes(weights / name) / 1e6 for name in ("pipeline", "clip", "fidelity")}
     (folder / "README.md").write_text(card_text(figures, plan, seconds, sizes))
 

@@ -53,12 +53,12 @@ All are safetensors in half precision, to be loaded as float32 on a CPU. The ora
 `instructbooth_miniature.oracle`, entry point `miniature-oracle` of `instructbooth.rewards`.
 
 ## How it was made
-`python -m instructbooth_miniature.build` (seed {seed}), on {workers} CPU cores shared with other work, bf16 autocast:
+`python -m instructbooth_miniature.build` (seed {seed}), on {workers} CPU cores shared with other work:
 {seconds}.
-{scenes:,} rendered scenes with 4 captions each, {unet_scenes:,} of them for the denoiser; UNet {unet_steps} steps of {unet_batch} pictures,
-v-prediction, zero terminal SNR, min-SNR weights, 10 % empty captions. The stages are resumable (`--unet-steps` lengthens a
-finished run); the same seed and number of workers draw the same batches. The shipped files were trained stage by stage
-while the script was being written, with the same steps but not every random draw the same: a rebuild gives other bits.
+{scenes:,} rendered scenes with 4 captions each, {unet_scenes:,} of them for the denoiser, which was trained on {unet_pictures:,} pictures:
+v-prediction, zero terminal SNR, min-SNR weights, 10 % empty captions. The stages are resumable, the same seed and number
+of workers draw the same batches, and `--go-on` trains the shipped files longer on any machine. The shipped files were made in
+several sittings, the denoiser in each from what was shipped before: a rebuild from nothing gives other bits.
 
 ## What falls short
 {shortfalls}
@@ -98,8 +98,7 @@ def card_text(
         scenes=int(plan["num_shards"]) * 2000,
         unet_scenes=int(plan["unet_shards"]) * 2000,
         shortfalls=_shortfalls(figures),
-        unet_steps=plan["unet_steps"],
-        unet_batch=plan["unet_batch"],
+        unet_pictures=int(plan["unet_pictures"]),
         guidance=GUIDANCE,
         per_family=PER_FAMILY,
         skills=_skill_table(figures),

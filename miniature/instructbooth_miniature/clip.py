@@ -19,7 +19,7 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcesso
 from .contrastive import image_text_contrastive
 from .progress import Progress
 from .tokenizer import MAX_TOKENS
-from .training import Ema, cosine_rate, optimise, seeded
+from .training import Ema, cosine_rate, fast_precision, optimise, seeded
 from .vae import to_model_range
 from .world import BODIES, CRESTS, MASCOT_PALETTE, PALETTE, PATTERNS, POSITIONS, SHAPES
 
@@ -88,7 +88,7 @@ def train_clip(
         index = torch.randint(len(pictures), (BATCH,), generator=generator)
         which = torch.randint(ids.shape[1], (2, BATCH), generator=generator)
         texts = torch.cat([ids[index, which[0]], false_ids[index, which[0]], false_ids[index, which[1]]])
-        with torch.autocast("cpu", torch.bfloat16):
+        with fast_precision():
             seen = model.vision_model(pixel_values=to_model_range(pictures[index.numpy()])).pooler_output
             read = model.text_model(input_ids=texts).pooler_output
         image = functional.normalize(model.visual_projection(seen.float()), dim=-1)

@@ -24,7 +24,7 @@ from .progress import Progress
 from .render import render
 from .sampling import POSITION_SHARE, compose, sample_mascot, sample_object
 from .subjects import HELD_OUT_LOOKS
-from .training import cosine_rate, optimise, seeded
+from .training import cosine_rate, fast_precision, optimise, seeded
 from .vae import to_model_range
 from .world import BODIES, CRESTS, MASCOT_PALETTE, MOUTHS, PALETTE, PATTERNS, POSITIONS, Mascot
 
@@ -122,7 +122,7 @@ def train_fidelity(pictures: npt.NDArray[np.uint8], seed: int, steps: int) -> Re
         pairs = torch.randperm(len(pictures) // 2, generator=generator)[: IDENTITIES_PER_BATCH // 2]
         identity = torch.cat([2 * pairs, 2 * pairs + 1]).repeat(2)
         views = torch.rand(len(identity) // 2, VIEWS, generator=generator).argsort(dim=1)[:, :2].T.flatten()
-        with torch.autocast("cpu", torch.bfloat16):
+        with fast_precision():
             features = encoder(to_model_range(pictures[identity.numpy(), views.numpy()])).pooler_output.flatten(1)
         contrast = supervised_contrastive(features, identity, TEMPERATURE)
         traits = [functional.cross_entropy(head(features.float()), labels[identity, n]) for n, head in enumerate(heads)]

@@ -17,6 +17,7 @@ from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer, ResNetModel
 
 from . import clip as clip_stage
 from . import fidelity as fidelity_stage
+from . import restore as restore_stage
 from . import text as text_stage
 from . import unet as unet_stage
 from . import vae as vae_stage
@@ -40,17 +41,17 @@ class Plan:
     weights: Path
     seed: int = 0
     workers: int = 2
-    unet_steps: int = 1600
+    unet_steps: int = 24000
     num_shards: int = 40
     vae_shards: int = 10
-    unet_shards: int = 16
+    unet_shards: int = 40
     vae_steps: int = 1800
     decoder_steps: int = 3000
     text_steps: int = 350
     clip_steps: int = 1500
     fidelity_steps: int = 1200
     fidelity_identities: int = 5000
-    unet_batch: int = 64
+    unet_batch: int = 32
     unet_peak_rate: float = 1.2e-3
     checkpoint_steps: int = 250
 
@@ -96,6 +97,11 @@ def vae(plan: Plan) -> None:
         model.save_pretrained(plan.work / "vae")
 
 
+def restore(plan: Plan) -> None:
+    """Take up the shipped weights again, to train them longer."""
+    restore_stage.restore(plan.work, plan.weights, plan.unet_shards)
+
+
 def text(plan: Plan) -> None:
     """Give the text encoder its head start."""
     if text_stage.load_or_none(plan.work / "text_encoder") is None:
@@ -135,7 +141,9 @@ def _unet_worker(rank: int, plan: Plan) -> None:
         save_file(emas["unet"].values, plan.work / "unet-average.safetensors")
         save_file(emas["text"].values, plan.work / "text-average.safetensors")
 
-    unet_stage.train_unet(corpus, encoder, plan.work, run, snapshot, rank, plan.workers)
+    start = plan.work / "unet-start.safetensors"
+    earlier = load_file(start) if start.exists() else None
+    unet_stage.train_unet(corpus, encoder, plan.work, run, snapshot, rank, plan.workers, earlier)
 
 
 def clip(plan: Plan) -> None:
@@ -184,4 +192,16 @@ def export(plan: Plan) -> None:
 def card(plan: Plan) -> None:
     """Measure what was exported and write the card with its contact sheet."""
     numbers = {name: value for name, value in asdict(plan).items() if isinstance(value, int | float)}
+    numbers["unet_pictures"] = _pictures_before(plan) + plan.unet_batch * _steps_done(plan)
     write_card(plan.work, plan.weights, plan.weights.parent, numbers)
+
+
+def _pictures_before(plan: Plan) -> int:
+    """Pictures that the denoiser had been trained on when it was shipped the last time."""
+    path = plan.work / "unet-seen.json"
+    return int(json.loads(path.read_text())["pictures"]) if path.exists() else 0
+
+
+def _steps_done(plan: Plan) -> int:
+    path = plan.work / "unet-checkpoint" / "step.json"
+    return int(json.loads(path.read_text())["step"]) if path.exists() else 0

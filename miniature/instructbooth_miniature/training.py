@@ -20,6 +20,12 @@ def seeded(seed: int, stage: str, step: int) -> torch.Generator:
     return torch.Generator().manual_seed(number)
 
 
+def fast_precision() -> torch.autocast:
+    """bf16 autocast where the CPU has instructions for it; elsewhere it is emulated, slower than float32, and off."""
+    able = torch.cpu.get_capabilities()
+    return torch.autocast("cpu", torch.bfloat16, enabled=bool(able.get("avx512_bf16") or able.get("amx_bf16")))
+
+
 def cosine_rate(step: int, total: int, peak: float, warmup: int = 100, floor: float = 0.02) -> float:
     """Learning rate: linear warm-up to `peak`, then half a cosine down to `floor * peak` at `total`."""
     if step < warmup:

@@ -21,13 +21,13 @@ from transformers import CLIPTextModel
 
 from .progress import Progress
 from .text import WIDTH
-from .training import Ema, load_checkpoint, optimise, save_checkpoint, seeded, trapezoid_rate
+from .training import Ema, fast_precision, load_checkpoint, optimise, save_checkpoint, seeded, trapezoid_rate
 from .vae import LATENT_CHANNELS
 
 TRAIN_TIMESTEPS: Final = 1000
 EMPTY_CAPTION_SHARE: Final = 0.1
 MIN_SNR_GAMMA: Final = 5.0
-EMA_DECAY: Final = 0.998
+EMA_DECAY: Final = 0.999
 TEXT_RATE_SHARE: Final = 0.25
 """The text encoder's learning rate as a share of the UNet's: it had its head start."""
 
@@ -105,7 +105,7 @@ def denoising_loss(
     timesteps = timesteps[torch.randperm(batch, generator=generator)]
     noisy = scheduler.add_noise(latents, noise, timesteps)
     target = scheduler.get_velocity(latents, noise, timesteps)
-    with torch.autocast("cpu", torch.bfloat16):
+    with fast_precision():
         hidden = text_encoder(input_ids=ids).last_hidden_state
         predicted = unet(noisy, timesteps, encoder_hidden_states=hidden).sample
     error = (predicted.float() - target).square().mean(dim=(1, 2, 3))
@@ -123,8 +123,11 @@ def train_unet(
     on_checkpoint: Callable[[dict[str, Ema]], None],
     rank: int = 0,
     world_size: int = 1,
+    earlier: dict[str, torch.Tensor] | None = None,
 ) -> tuple[UNet2DConditionModel, CLIPTextModel]:
     """Train both, resuming from `work`; returns their moving averages (the same ones on every rank).
+
+    `earlier`: the denoiser's weights to start from when there is no checkpoint.
 
     Rank 0 calls `on_checkpoint` with the averages of "unet" and "text" after each checkpoint.
     """
@@ -141,6 +144,9 @@ def train_unet(
     emas = {name: Ema(module, EMA_DECAY) for name, module in modules.items()}
     checkpoint = work / "unet-checkpoint"
     start = load_checkpoint(checkpoint, modules, emas, optimizer)
+    if start == 0 and earlier is not None:
+        unet.load_state_dict(earlier)
+        emas["unet"] = Ema(unet, EMA_DECAY)
     progress = Progress(f"unet rank {rank}", run.steps, start)
     parameters = [parameter for group in groups for parameter in group["params"]]  # type: ignore[attr-defined]
     for step in range(start, run.steps):

@@ -17,7 +17,7 @@ from diffusers import AutoencoderKL
 from torch.nn import functional
 
 from .progress import Progress
-from .training import Ema, cosine_rate, load_checkpoint, optimise, save_checkpoint, seeded
+from .training import Ema, cosine_rate, fast_precision, load_checkpoint, optimise, save_checkpoint, seeded
 
 LATENT_CHANNELS: Final = 6
 KL_WEIGHT: Final = 1e-6
@@ -113,7 +113,7 @@ def train_vae(pictures: npt.NDArray[np.uint8], work: Path, seed: int, steps: int
         batch = to_model_range(pictures[index])
         if step < CROP_SHARE * steps:
             batch = _random_crops(batch, generator)
-        with torch.autocast("cpu", torch.bfloat16):
+        with fast_precision():
             parts = vae_loss(vae, batch, generator)
         optimise(parts["loss"], parameters, optimizer, cosine_rate(step, steps, PEAK_RATE))
         ema.update(vae, step)
@@ -151,7 +151,7 @@ def train_decoder(
         else:
             batch, packed = batch[:BATCH], packed[:BATCH]
         noise = torch.randn(packed.shape, generator=generator) * LATENT_NOISE
-        with torch.autocast("cpu", torch.bfloat16):
+        with fast_precision():
             decoded = vae.decode(packed + noise).sample.float()
         loss = picture_loss(decoded, batch)
         optimise(loss, parameters, optimizer, cosine_rate(step, steps, DECODER_RATE))
@@ -164,10 +164,10 @@ def train_decoder(
 
 
 @torch.no_grad()
-def encode_means(vae: AutoencoderKL, pictures: npt.NDArray[np.uint8], batch: int = 100) -> torch.Tensor:
+def encode_means(vae: AutoencoderKL, pictures: npt.NDArray[np.uint8], batch: int = 25) -> torch.Tensor:
     """Unscaled latent means of pictures, float32 [pictures, channels, 16, 16]."""
     chunks = []
-    with torch.autocast("cpu", torch.bfloat16):
+    with fast_precision():
         for first in range(0, len(pictures), batch):
             posterior = vae.encode(to_model_range(pictures[first : first + batch])).latent_dist
             chunks.append(posterior.mean.float())
