@@ -45,5 +45,7 @@ def open_store(
             region=artifacts.region,
             path_style=artifacts.path_style,
             ca_file=ca_dir / ca_bundle.key if ca_bundle else None,
+            credentials=f"the keys {ref.access_key_field} and {ref.secret_key_field} of the Secret {ref.name}"
+            " (spec.artifacts.credentialsSecretRef)",
         )
     )

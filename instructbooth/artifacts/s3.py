@@ -74,6 +74,7 @@ class S3Config:
         region: asked from the endpoint when None.
         path_style: `endpoint/bucket/key` rather than `bucket.endpoint/key`.
         ca_file: PEM file with the authorities to trust; the usual ones when None.
+        credentials: where the keys come from, in words for messages.
     """
 
     endpoint: str
@@ -83,6 +84,7 @@ class S3Config:
     region: str | None = None
     path_style: bool = True
     ca_file: Path | None = None
+    credentials: str = "the Secret that spec.artifacts.credentialsSecretRef names"
 
     def __repr__(self) -> str:
         return f"S3Config({self.endpoint}/{self.bucket})"
@@ -258,8 +260,8 @@ class S3Store:
 
     def _denied(self, what: str, said: str) -> errors.AccessDenied:
         return errors.AccessDenied(
-            f"{what}: {said}; check the Secret that spec.artifacts.credentialsSecretRef names (fields accessKeyField "
-            f"and secretKeyField) and that its user may read, write, list and delete in the bucket {self.bucket}"
+            f"{what}: {said}; check {self._config.credentials} and that their user may read, write, list and delete "
+            f"in the bucket {self.bucket}"
         )
 
     def _no_bucket(self) -> errors.BucketNotFound:
