@@ -56,7 +56,7 @@ def _secret(name: str, access: str, secret: str) -> lab.Object:
     [
         ("wrong-key", "AccessDenied", ("wrong-credentials",)),
         ("no-bucket", "BucketNotFound", ("not-there", "createBucket")),
-        ("unreachable", "EndpointUnreachable", ("nobody.nowhere.svc",)),
+        ("unreachable", "BackoffLimitExceeded", ("EndpointUnreachable", "nobody.nowhere.svc")),
         ("text-picture", "SubjectImagesInvalid", ("picture.png",)),
         ("torn-model", "ModelInvalid", ("diffusion_pytorch_model.safetensors",)),
         ("no-subject", "PromptsWithoutSubject", ("{subject}",)),
