@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ from instructbooth.reconcile.names import snapshot_name
 from instructbooth.reconcile.quantity import parse_quantity
 from instructbooth.spec.job import InstructBoothJobSpec, ResolvedJob
 from instructbooth.spec.sources import HubSource, ModelSource, PromptSource
-from instructbooth.spec.stages import Resources
+from instructbooth.spec.stages import Resources, ScoreSpec
 
 # Volume names of ours begin so; podTemplate.volumes may not.
 PREFIX = "ib-"
@@ -77,6 +78,7 @@ def prompt_sources(spec: InstructBoothJobSpec, stage: Stage) -> dict[PromptRole,
 def model_sources(spec: InstructBoothJobSpec, stage: Stage) -> dict[str, ModelSource]:
     """The models that a stage reads, by the path of their field in the spec."""
     sources = {"model.source": spec.model.source}
+    scorers: Sequence[ScoreSpec]
     if stage is Stage.REINFORCE:
         scorers, field = spec.reinforcement.rewards, "reinforcement.rewards"
     elif stage is Stage.EVALUATE:

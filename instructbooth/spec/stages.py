@@ -113,17 +113,20 @@ class Personalization(StageBase):
     )
 
 
-class RewardSpec(ApiModel):
-    """A reward or metric: a plug-in by name, with its model and parameters."""
+class ScoreSpec(ApiModel):
+    """What scores pictures: a plug-in by name, with its model and parameters."""
 
     name: Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")] = Field(
         description="Name of the plug-in: clip-score, subject-identity, or one installed in the image."
     )
-    weight: Annotated[float, Field(ge=-1000, le=1000)] = Field(
-        default=1.0, description="Weight in the sum of rewards. Metrics of the evaluation are never summed."
-    )
     model: ModelSource | None = Field(default=None, description="The scoring model, where the plug-in needs one.")
     params: dict[str, JsonValue] = Field(default={}, description="Parameters of the plug-in; see its documentation.")
+
+
+class RewardSpec(ScoreSpec):
+    """One part of the reward."""
+
+    weight: Annotated[float, Field(ge=-1000, le=1000)] = Field(default=1.0, description="Weight in the sum of rewards.")
 
 
 class EarlyStopping(ApiModel):
@@ -229,7 +232,7 @@ class Evaluation(StageBase):
         default=4, description="Pictures per prompt and model."
     )
     sampling: Sampling = Field(default=Sampling(), description="How pictures are drawn (deterministic DDIM).")
-    metrics: Annotated[list[RewardSpec], Field(min_length=1, max_length=16)] = Field(
+    metrics: Annotated[list[ScoreSpec], Field(min_length=1, max_length=16)] = Field(
         description="Scores, by the same plug-ins as rewards. Judge by another one than was trained on."
     )
     headline: Annotated[str, Field(min_length=1, max_length=63)] | None = Field(

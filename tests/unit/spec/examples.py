@@ -48,6 +48,10 @@ def _drop(path: str) -> Callable[[Manifest], None]:
 BAD: dict[str, tuple[Callable[[Manifest], None], str]] = {
     "unknown-field": (_set("personalization.stepz", 3), "spec.personalization.stepz"),
     "unknown-nested-field": (_set("reinforcement.sampling.etaa", 1), "spec.reinforcement.sampling.etaa"),
+    "unknown-weight-of-a-metric": (
+        lambda manifest: manifest["spec"]["evaluation"]["metrics"][0].update(weight=2),
+        "spec.evaluation.metrics[0].weight",
+    ),
     "negative-steps": (_set("personalization.steps", -1), "spec.personalization.steps"),
     "negative-learning-rate": (_set("reinforcement.learningRate", -0.1), "spec.reinforcement.learningRate"),
     "zero-learning-rate": (_set("personalization.learningRate", 0), "spec.personalization.learningRate"),

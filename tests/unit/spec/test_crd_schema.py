@@ -1,13 +1,11 @@
-"""The generated schema: structural, complete, and every field of it read by code."""
+"""The generated schema: structural, current and described. That every field is read: test_fields_are_read.py."""
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from pydantic.alias_generators import to_snake
 
 from instructbooth.crd import crd
 from instructbooth.generate import outputs
@@ -15,10 +13,6 @@ from instructbooth.spec.base import QUANTITY_PATTERN
 from tests.unit.spec.examples import ROOT
 
 SCHEMA = crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
-# Code that reads the spec. The models themselves do not count.
-# Fields that code reads through a property of the model.
-READ_THROUGH = {"description": "phrase"}
-READERS = ("instructbooth/reconcile", "instructbooth/artifacts", "operator", "trainer")
 
 
 def walk(schema: dict[str, Any], path: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -29,10 +23,6 @@ def walk(schema: dict[str, Any], path: str) -> Iterator[tuple[str, dict[str, Any
         yield from walk(schema["items"], f"{path}[]")
     if "additionalProperties" in schema:
         yield from walk(schema["additionalProperties"], f"{path}.*")
-
-
-def _attribute(name: str) -> str:
-    return name if name == "s3" else to_snake(name)
 
 
 NODES = list(walk(SCHEMA["properties"]["spec"], "spec"))
@@ -62,16 +52,3 @@ def test_a_quantity_keeps_the_bounds_of_both_its_types(field):
 @pytest.mark.parametrize("path", [p for p, _ in NODES if not p.endswith(("[]", "*")) and p != "spec"])
 def test_every_field_is_described(path):
     assert dict(NODES)[path].get("description"), f"{path} has no description"
-
-
-def test_every_field_of_the_spec_is_read_by_code():
-    """A field no code reads is a defect: somebody sets it and nothing happens."""
-    read = set()
-    for folder in READERS:
-        for file in (ROOT / folder).rglob("*.py"):
-            read |= {node.attr for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Attribute)}
-    read |= {field for field, through in READ_THROUGH.items() if through in read}
-    fields = {_attribute(path.rsplit(".", 1)[-1].removesuffix("[]")): path for path, _ in NODES if "." in path}
-    fields.pop("*", None)
-    unread = {path for name, path in fields.items() if name not in read}
-    assert not unread

@@ -22,7 +22,7 @@ def test_bad_manifest_is_refused_at_its_field(name):
     manifest, path = bad(name)
     with pytest.raises(ValidationError) as caught:
         InstructBoothJobSpec.model_validate(manifest["spec"])
-    places = []
+    path, places = path.replace("[0]", ".0"), []
     for error in caught.value.errors():
         place = ".".join(["spec", *map(str, error["loc"])])
         places += [place, f"{place}.{error['msg'].removeprefix('Value error, ').split(':')[0]}"]

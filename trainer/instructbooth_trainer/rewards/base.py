@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from instructbooth.spec.sources import ModelSource
-from instructbooth.spec.stages import RewardSpec
+from instructbooth.spec.stages import RewardSpec, ScoreSpec
 from instructbooth_trainer.runtime.errors import RunError, UserError
 
 GROUP = "instructbooth.rewards"
@@ -55,7 +55,7 @@ class RewardContext:
     dtype: str = "fp32"
 
 
-def load_reward(spec: RewardSpec, context: RewardContext) -> Reward:
+def load_reward(spec: ScoreSpec, context: RewardContext) -> Reward:
     """Make the reward a spec names: `create(params)` of its plug-in.
 
     Raises:
