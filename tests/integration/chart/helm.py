@@ -1,14 +1,14 @@
-"""Rendering the chart with Helm, as `helm install` would, and finding the tools for it."""
+"""Rendering the chart with Helm, as `helm install` would."""
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from tests.machine import binary
 
 ROOT = Path(__file__).resolve().parents[3]
 CHART = ROOT / "charts" / "instructbooth"
@@ -44,19 +44,9 @@ VARIANTS: dict[str, tuple[str, ...]] = {
 }
 
 
-def tool(name: str) -> str:
-    """Path of a binary that `make cluster` builds, or of the one on PATH. Raises FileNotFoundError with the way out."""
-    cache = Path(os.environ.get("INSTRUCTBOOTH_CACHE") or Path.home() / ".cache" / "instructbooth")
-    built = cache / "bin" / name
-    found = str(built) if built.exists() else shutil.which(name)
-    if found is None:
-        raise FileNotFoundError(f"{name} is neither in {built.parent} nor on PATH; `make cluster` builds it")
-    return found
-
-
 def helm(*args: str) -> subprocess.CompletedProcess[str]:
     """Run helm; the caller looks at its exit code."""
-    return subprocess.run([tool("helm"), *args], capture_output=True, text=True, check=False)
+    return subprocess.run([binary("helm"), *args], capture_output=True, text=True, check=False)
 
 
 def template(*args: str) -> str:

@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from tests.integration.chart import schemas
-from tests.integration.chart.helm import ROOT, VARIANTS, template, tool
+from tests.integration.chart.helm import ROOT, VARIANTS, template
+from tests.machine import binary
 
 # The Prometheus Operator's kinds: their definitions are not part of Kubernetes.
 FOREIGN = "ServiceMonitor,PodMonitor"
@@ -22,7 +23,7 @@ def conform(tmp_path_factory):
 
     def run(manifests: str) -> subprocess.CompletedProcess[str]:
         location = f"{folder}/{schemas.LOCATION}"
-        command = [tool("kubeconform"), "-strict", "-summary", "-skip", FOREIGN, "-schema-location", location, "-"]
+        command = [binary("kubeconform"), "-strict", "-summary", "-skip", FOREIGN, "-schema-location", location, "-"]
         return subprocess.run(command, input=manifests, capture_output=True, text=True, check=False)
 
     return run

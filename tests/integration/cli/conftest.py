@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import base64
-import os
-import subprocess
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,29 +14,19 @@ from click.testing import CliRunner, Result
 
 from instructbooth.cli.main import cli
 from instructbooth.contract import Env
-from tests.integration.operator.plane import BIN, ROOT, ControlPlane, free_port
+from tests.integration.minio_server import Server
+from tests.integration.operator.plane import ControlPlane, running
 from tests.unit.spec.examples import demo
 
-CRD = "instructboothjobs.instructbooth.io"
 JOBS = "/apis/instructbooth.io/v1alpha1/namespaces/{}/instructboothjobs"
-ACCESS, SECRET = "test-access", "test-secret-key"
 NAMES = iter(range(1000))
 
 
 @pytest.fixture(scope="session")
 def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     """An API server with the CRD and without an operator: what is submitted stays as it is."""
-    if os.environ.get("CLUSTER") in ("kind", "current") and not (BIN / "kube-apiserver").exists():
-        pytest.skip("needs the binaries that `make cluster` builds from source")
-    plane = ControlPlane(tmp_path_factory.mktemp("cli-plane"))
-    try:
-        plane.start()
-        crd = yaml.safe_load((ROOT / f"crds/{CRD}.yaml").read_text())
-        plane.apply(f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{CRD}", crd)
-        plane.wait("the CRD", lambda: "instructbooth.io" in str(plane.request("GET", "/apis")))
+    with running(tmp_path_factory.mktemp("cli-plane")) as plane:
         yield plane
-    finally:
-        plane.stop()
 
 
 @dataclass
@@ -117,27 +103,10 @@ def pictures(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def minio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Endpoint of a real MinIO with the credentials ACCESS and SECRET."""
-    binary = Path(os.environ.get("MINIO_BINARY") or BIN / "minio")
-    if not binary.exists():
-        pytest.skip("needs the MinIO that `make cluster` builds, or MINIO_BINARY")
-    folder, port = tmp_path_factory.mktemp("cli-minio"), free_port()
-    env = {**os.environ, "MINIO_ROOT_USER": ACCESS, "MINIO_ROOT_PASSWORD": SECRET}
-    command = [str(binary), "server", "--quiet", "--address", f"127.0.0.1:{port}", str(folder / "data")]
-    with (folder / "log").open("wb") as log:
-        server = subprocess.Popen(command, env=env, stdout=log, stderr=log)
-    endpoint = f"http://127.0.0.1:{port}"
-
-    def ready() -> bool:
-        try:
-            with urllib.request.urlopen(f"{endpoint}/minio/health/live", timeout=5) as answer:
-                return bool(answer.status == 200)
-        except (urllib.error.URLError, OSError):
-            return False
-
+    """Endpoint of a real MinIO with the credentials of minio_server."""
+    server = Server(tmp_path_factory.mktemp("cli-minio"))
     try:
-        ControlPlane.wait("MinIO", ready)
-        yield endpoint
+        server.start()
+        yield server.endpoint
     finally:
         server.kill()
-        server.wait()

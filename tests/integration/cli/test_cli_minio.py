@@ -12,11 +12,11 @@ from instructbooth.artifacts.commit import commit
 from instructbooth.artifacts.store import ObjectStore
 from instructbooth.contract import Env
 from instructbooth.spec.job import Artifacts
-from tests.integration.cli.conftest import ACCESS, SECRET
+from tests.integration.minio_server import PASSWORD, USER
 from tests.unit.spec.examples import demo
 
 pytestmark = pytest.mark.minio
-KEYS = {Env.ACCESS_KEY: ACCESS, Env.SECRET_KEY: SECRET}
+KEYS = {Env.ACCESS_KEY: USER, Env.SECRET_KEY: PASSWORD}
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def model(tmp_path: Path) -> Path:
 
 
 def test_put_with_the_jobs_own_secret_then_unchanged(bench, manifest, model, store):
-    bench.secret("instructbooth-minio", accessKey=ACCESS, secretKey=SECRET)
+    bench.secret("instructbooth-minio", accessKey=USER, secretKey=PASSWORD)
     path = bench.write(manifest)
     result = bench.run("artifacts", "put", str(model), "models/m", "-f", path)
     assert result.exit_code == 0, result.output
@@ -60,14 +60,14 @@ def test_put_to_an_endpoint(bench, manifest, model, store, minio):
     result = bench.run("artifacts", "put", str(model), "m/", *where, **KEYS)
     assert result.exit_code == 0, result.output
     assert [o.key for o in store.list("")] == ["m/model_index.json", "m/unet/w.safetensors"]
-    bench.secret("keys", accessKey=ACCESS, secretKey=SECRET)
+    bench.secret("keys", accessKey=USER, secretKey=PASSWORD)
     assert ": 0 files sent" in bench.run("artifacts", "put", str(model), "m", *where, "--secret", "keys").stdout
 
 
 @pytest.fixture
 def finished(bench: Any, manifest: dict[str, Any], store: ObjectStore, tmp_path: Path) -> str:
     """A job that has two artifacts; the key prefix of the evaluation's."""
-    bench.secret("instructbooth-minio", accessKey=ACCESS, secretKey=SECRET)
+    bench.secret("instructbooth-minio", accessKey=USER, secretKey=PASSWORD)
     bench.run("submit", "-f", bench.write(manifest))
     store.ensure_bucket(create=True)
     stages = []

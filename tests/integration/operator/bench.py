@@ -18,7 +18,8 @@ from typing import Any
 from instructbooth.contract import CONTAINER, Label, Outcome
 from instructbooth.reconcile.conditions import find
 from instructbooth.spec.status import Condition, InstructBoothJobStatus, Progress
-from tests.integration.operator.plane import ControlPlane, JsonObject, Refused, free_port
+from tests.integration.operator.plane import ControlPlane, JsonObject, Refused
+from tests.machine import free_port
 from tests.unit.reconcile.world import job_object
 
 START_SECONDS = 120  # two busy cores need their time to import it all

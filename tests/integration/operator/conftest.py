@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +8,8 @@ import pytest
 import yaml
 
 from tests.integration.operator.bench import Bench, Operator, Rank0
-from tests.integration.operator.plane import BIN, ROOT, ControlPlane
+from tests.integration.operator.plane import ROOT, ControlPlane, running
+from tests.machine import binary
 
 RBAC = "/apis/rbac.authorization.k8s.io/v1"
 NAMES = iter(range(1000))
@@ -18,24 +18,15 @@ NAMES = iter(range(1000))
 @pytest.fixture(scope="session")
 def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     """The control plane, with the CRD and the rights that the chart gives the operator."""
-    if os.environ.get("CLUSTER") in ("kind", "current") and not (BIN / "kube-apiserver").exists():
-        pytest.skip("needs the binaries that `make cluster` builds from source")
-    plane = ControlPlane(tmp_path_factory.mktemp("plane"))
-    try:
-        plane.start()
-        crd = yaml.safe_load((ROOT / "crds/instructboothjobs.instructbooth.io.yaml").read_text())
-        plane.apply(f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{crd['metadata']['name']}", crd)
+    with running(tmp_path_factory.mktemp("plane")) as plane:
         _grant(plane)
-        plane.wait("the CRD", lambda: "instructbooth.io" in str(plane.request("GET", "/apis")))
         yield plane
-    finally:
-        plane.stop()
 
 
 def _grant(plane: ControlPlane) -> None:
     """Bind the chart's ClusterRole to the user `operator`: what it lacks, the tests lack too."""
     chart = ["template", "rel", str(ROOT / "charts/instructbooth"), "--kube-version", "1.35.4"]
-    text = subprocess.run([BIN / "helm", *chart], check=True, capture_output=True, text=True).stdout
+    text = subprocess.run([binary("helm"), *chart], check=True, capture_output=True, text=True).stdout
     role = next(obj for obj in yaml.safe_load_all(text) if obj and obj["kind"] == "ClusterRole")
     lease = {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["get", "create", "update"]}
     manifest = {

@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import ssl
 import subprocess
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
+from tests.machine import BIN, binary, free_port
+
 ROOT = Path(__file__).resolve().parents[3]
-CACHE = Path(os.environ.get("INSTRUCTBOOTH_CACHE") or Path.home() / ".cache" / "instructbooth")
-BIN = CACHE / "bin"
 JsonObject = dict[str, Any]
 # Who may what: `admin` everything, `operator` what the chart grants, `controllers` as in every cluster.
 TOKENS = "admin,admin,1,system:masters\noperator,operator,2\ncontrollers,system:kube-controller-manager,3\n"
@@ -33,13 +35,6 @@ class Refused(Exception):
     def __init__(self, code: int, message: str) -> None:
         super().__init__(f"{code}: {message}")
         self.code = code
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 class ControlPlane:
@@ -155,11 +150,8 @@ class ControlPlane:
         return True
 
     def _spawn(self, name: str, *flags: str) -> None:
-        binary = BIN / name
-        if not binary.exists():
-            raise AssertionError(f"{binary} is not there: `make cluster` builds it")
         with (self.folder / f"{name}.log").open("ab") as log:
-            self._processes[name] = subprocess.Popen([binary, *flags], stdout=log, stderr=log, cwd=self.folder)
+            self._processes[name] = subprocess.Popen([binary(name), *flags], stdout=log, stderr=log, cwd=self.folder)
 
     def _kubeconfig(self, user: str) -> JsonObject:
         cluster = {"server": self.url, "insecure-skip-tls-verify": True}
@@ -171,3 +163,19 @@ class ControlPlane:
             "contexts": [{"name": "plane", "context": {"cluster": "plane", "user": user}}],
             "current-context": "plane",
         }
+
+
+@contextmanager
+def running(folder: Path) -> Iterator[ControlPlane]:
+    """A control plane with the CRD established, ended afterwards; skips where nobody built its binaries."""
+    if os.environ.get("CLUSTER") in ("kind", "current") and not (BIN / "kube-apiserver").exists():
+        pytest.skip("needs the binaries that `make cluster` builds from source")
+    plane = ControlPlane(folder)
+    try:
+        plane.start()
+        crd = yaml.safe_load((ROOT / "crds/instructboothjobs.instructbooth.io.yaml").read_text())
+        plane.apply(f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{crd['metadata']['name']}", crd)
+        plane.wait("the CRD", lambda: "instructbooth.io" in str(plane.request("GET", "/apis")))
+        yield plane
+    finally:
+        plane.stop()

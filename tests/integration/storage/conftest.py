@@ -3,81 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
-import signal
 import socket
-import subprocess
 import threading
-import time
-import urllib.request
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from instructbooth.artifacts.s3 import Patience, S3Config, S3Store
+from tests.integration.minio_server import PASSWORD, USER, Server
 
-USER, PASSWORD = "test-user", "test-password"
 SHORT = Patience(total=3.0, connect=1.0, read=2.0, first_delay=0.1, max_delay=0.5)
-
-
-def minio_binary() -> str:
-    """MINIO_BINARY, what `make cluster` built, or what is on PATH."""
-    cache = Path(os.environ.get("INSTRUCTBOOTH_CACHE") or Path.home() / ".cache" / "instructbooth")
-    for candidate in (os.environ.get("MINIO_BINARY"), str(cache / "bin" / "minio"), shutil.which("minio")):
-        if candidate and Path(candidate).is_file():
-            return candidate
-    pytest.fail("no MinIO server: run `make cluster`, which builds it, or set MINIO_BINARY")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@dataclass
-class Server:
-    """One MinIO over one folder; data outlive the process."""
-
-    folder: Path
-    certs: Path | None = None
-    port: int = field(default_factory=free_port)
-    process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def endpoint(self) -> str:
-        return f"{'https' if self.certs else 'http'}://127.0.0.1:{self.port}"
-
-    def start(self) -> None:
-        command = [minio_binary(), "server", str(self.folder / "data"), "--address", f"127.0.0.1:{self.port}"]
-        command += ["--certs-dir", str(self.certs or self.folder / "no-certs")]
-        env = {**os.environ, "MINIO_ROOT_USER": USER, "MINIO_ROOT_PASSWORD": PASSWORD, "MINIO_BROWSER": "off"}
-        with (self.folder / "minio.log").open("ab") as log:
-            self.process = subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT)
-        deadline = time.monotonic() + 60
-        while not self._ready():
-            if self.process.poll() is not None or time.monotonic() > deadline:
-                raise AssertionError(f"MinIO did not start:\n{(self.folder / 'minio.log').read_text()}")
-            time.sleep(0.1)
-
-    def _ready(self) -> bool:
-        if self.certs:
-            with socket.socket() as probe:
-                return probe.connect_ex(("127.0.0.1", self.port)) == 0
-        try:
-            with urllib.request.urlopen(f"{self.endpoint}/minio/health/ready", timeout=2) as answer:
-                return bool(answer.status == 200)
-        except OSError:
-            return False
-
-    def kill(self) -> None:
-        if self.process is not None:
-            self.process.send_signal(signal.SIGKILL)
-            self.process.wait()
-            self.process = None
 
 
 @dataclass

@@ -20,7 +20,9 @@ from instructbooth.artifacts.commit import commit, fetch
 from instructbooth.artifacts.layout import RunLayout
 from instructbooth.artifacts.s3 import Patience, S3Store
 from instructbooth.contract import Stage
-from tests.integration.storage.conftest import PASSWORD, SHORT, USER, Server, Wire, config, free_port
+from tests.integration.minio_server import PASSWORD, USER, Server
+from tests.integration.storage.conftest import SHORT, Wire, config
+from tests.machine import free_port
 
 pytestmark = pytest.mark.minio
 

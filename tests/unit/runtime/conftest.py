@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ import pytest
 from instructbooth.contract import Env, Outcome, Stage
 from instructbooth.spec.job import ResolvedJob
 from instructbooth_trainer.runtime.outcome import parse
+from tests.machine import free_port
 
 ROOT = Path(__file__).parents[3]
 STUB = ("tests.unit.runtime.stub_trainer", "launch")
@@ -43,12 +43,6 @@ def make_job() -> Callable[..., ResolvedJob]:
         )
 
     return make
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass

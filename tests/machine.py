@@ -1,0 +1,29 @@
+"""What tests take from the machine that they run on: the binaries that `make cluster` builds, and free ports."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+from pathlib import Path
+
+BIN = Path(os.environ.get("INSTRUCTBOOTH_CACHE") or Path.home() / ".cache" / "instructbooth") / "bin"
+
+
+def binary(name: str) -> str:
+    """Path of a binary: what <NAME>_BINARY says, what `make cluster` built, or what is on PATH.
+
+    Raises FileNotFoundError with the way out.
+    """
+    variable = f"{name.upper().replace('-', '_')}_BINARY"
+    for candidate in (os.environ.get(variable), str(BIN / name), shutil.which(name)):
+        if candidate and Path(candidate).is_file():
+            return candidate
+    raise FileNotFoundError(f"{name} is neither in {BIN} nor on PATH; `make cluster` builds it, or set {variable}")
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
