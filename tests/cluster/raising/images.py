@@ -184,13 +184,3 @@ def load(names: Sequence[str], nodes: Sequence[Node]) -> None:
     """Let these nodes pull what it lacks of the named images: only layers it has never seen travel."""
     for node in nodes:  # one after the other: a layer lies on the disk twice while it is unpacked
         _load_on(node, names)
-
-
-def describe() -> str:
-    """The sizes of the images, for people."""
-    rows = []
-    for name in IMAGE_NAMES:
-        if digest := LAYOUT.manifest_digest(name):
-            layers = json.loads(LAYOUT.blob(digest).read_text())["layers"]
-            rows.append(f"{image_tag(name)}  {sum(layer['size'] for layer in layers) / 1e6:.0f} MB")
-    return "\n".join(rows)
