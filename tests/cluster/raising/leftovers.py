@@ -51,7 +51,7 @@ def list_leftovers() -> list[str]:
     found += [f"container shim, process {pid}" for pid in _stray_shims()]
     found += [f"mount {point}" for point in mounts.below(_HOMES)]
     found += [f"cgroup {leaf}" for leaf in cgroups.leaves()]
-    found += [f"packet filter chain {chain}" for chain in network.foreign_chains()]
+    found += [f"packet filter chain {chain}" for chain in network.our_chains()]
     found += [f"CNI result {path}" for path in _cni_results()]
     if network.bridge_exists():
         found.append("network bridge")

@@ -81,8 +81,13 @@ def _tables(program: str) -> dict[str, list[str]]:
     return tables
 
 
+def our_chains() -> list[str]:
+    """The chains of a cluster that `prepare` made room for; another cluster's on this machine are none of ours."""
+    return foreign_chains() if _FORMER_SYSCTLS.exists() else []
+
+
 def foreign_chains() -> list[str]:
-    """The chains that a kube-proxy, kubelet or CNI plug-in made, as `program/table/chain`."""
+    """The chains that a kube-proxy, kubelet or CNI plug-in made, whoever's, as `program/table/chain`."""
     return [
         f"{program}/{table}/{line[1:].split()[0]}"
         for program in _FILTERS
@@ -112,7 +117,10 @@ def restore_input(tables: dict[str, list[str]]) -> str:
 
 
 def remove() -> None:
-    """Take away the bridge and our packet filter chains, and give the kernel its former settings back."""
+    """Take away the bridge and our packet filter chains, and give the kernel its former settings back.
+
+    Raises ClusterError when chains are left: once our record of the machine is gone, nobody could tell whose they are.
+    """
     if bridge_exists():
         run(["ip", "link", "delete", BRIDGE])
     if not _FORMER_SYSCTLS.exists():
@@ -120,6 +128,8 @@ def remove() -> None:
     for program in _FILTERS:
         if script := restore_input(_tables(program)):
             run([f"{program}-restore", "--noflush"], stdin=script)
+    if chains := our_chains():
+        raise ClusterError(f"these packet filter chains are left: {', '.join(chains)}")
     for name, value in json.loads(_FORMER_SYSCTLS.read_text()).items():
         if _sysctl(name).exists() and _sysctl(name).read_text().strip() != value:
             _sysctl(name).write_text(value)

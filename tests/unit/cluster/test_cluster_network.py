@@ -3,6 +3,7 @@
 import pytest
 from raising import network
 from raising.network import restore_input
+from raising.shell import ClusterError
 
 TABLES = {
     "nat": [
@@ -43,8 +44,9 @@ def machine(tmp_path, monkeypatch):
     told = []
 
     def run(command, *, stdin=None, **_):
+        cleared = command[0].replace("-save", "-restore") in dict(told)
         told.append((command[0], stdin))
-        return SAVED if command[0].endswith("-save") else ""
+        return SAVED if command[0].endswith("-save") and not cleared else ""
 
     monkeypatch.setattr(network, "run", run)
     monkeypatch.setattr("shutil.which", lambda program: f"/usr/sbin/{program}")
@@ -76,3 +78,19 @@ def test_what_kubelet_and_proxy_set_for_the_machine_is_set_back(machine, tmp_pat
     network.prepare()  # a second `up` must not take these for the machine's own
     network.remove()
     assert {name: (tmp_path / name).read_text().strip() for name in settings} == settings
+
+
+def test_another_clusters_chains_are_no_leftovers_of_ours(machine, tmp_path):
+    assert network.foreign_chains() != []
+    assert network.our_chains() == []
+    network.remove()
+    assert not [program for program, _ in machine if program.endswith("-restore")]
+    (tmp_path / "former").write_text("{}")
+    assert network.our_chains() == network.foreign_chains()
+
+
+def test_chains_that_stay_are_told(machine, tmp_path, monkeypatch):
+    (tmp_path / "former").write_text("{}")
+    monkeypatch.setattr(network, "restore_input", lambda _: "")
+    with pytest.raises(ClusterError, match="ip6tables/nat/KUBE-SERVICES"):
+        network.remove()
