@@ -41,7 +41,7 @@ SAVED = "*nat\n:OUTPUT ACCEPT [0:0]\n:KUBE-SERVICES - [0:0]\n-A OUTPUT -j KUBE-S
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
     """A machine that answers `<program>-save` and writes down what else it is told."""
-    told = []
+    told: list[tuple[str, str | None]] = []
 
     def run(command, *, stdin=None, **_):
         cleared = command[0].replace("-save", "-restore") in dict(told)
