@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
@@ -43,16 +45,13 @@ class LocalStore:
 
     def put_bytes(self, key: str, data: bytes) -> None:
         """Write an object."""
-        partial = self._partial(key)
-        with partial.open("wb") as file:
-            file.write(data)
-        os.replace(partial, self._path(key))
+        with _replacing(self._path(key)) as partial:
+            partial.write_bytes(data)
 
     def put_file(self, key: str, path: Path) -> None:
         """Write an object from a file."""
-        partial = self._partial(key)
-        shutil.copyfile(path, partial)
-        os.replace(partial, self._path(key))
+        with _replacing(self._path(key)) as partial:
+            shutil.copyfile(path, partial)
 
     def get_bytes(self, key: str) -> bytes:
         """Read an object."""
@@ -63,12 +62,11 @@ class LocalStore:
 
     def get_file(self, key: str, path: Path) -> None:
         """Copy an object into a file."""
-        partial = path.with_name(path.name + _PARTIAL + uuid.uuid4().hex)
-        try:
-            shutil.copyfile(self._path(key), partial)
-        except (FileNotFoundError, IsADirectoryError) as error:
-            raise ObjectMissing(f"{self.url(key)} does not exist") from error
-        os.replace(partial, path)
+        with _replacing(path) as partial:
+            try:
+                shutil.copyfile(self._path(key), partial)
+            except (FileNotFoundError, IsADirectoryError) as error:
+                raise ObjectMissing(f"{self.url(key)} does not exist") from error
 
     def list(self, prefix: str) -> list[StoredObject]:
         """All objects whose key starts with `prefix`, sorted."""
@@ -91,7 +89,14 @@ class LocalStore:
     def _path(self, key: str) -> Path:
         return self._root.absolute() / self._bucket / key
 
-    def _partial(self, key: str) -> Path:
-        path = self._path(key)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path.with_name(path.name + _PARTIAL + uuid.uuid4().hex)
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A file beside `path` that takes its place when it is whole, and is gone when it could not be written."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + _PARTIAL + uuid.uuid4().hex)
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -34,6 +34,24 @@ def test_local_store_lists_by_prefix_not_by_folder(tmp_path: Path) -> None:
     assert store.list("a/1")[0].size == 2
 
 
+def test_a_full_disk_leaves_no_half_written_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = LocalStore(tmp_path / "store", "b")
+    store.put_bytes("model", b"whole")
+    (tmp_path / "new").write_bytes(b"newer")
+
+    def half(_: Path, target: Path) -> None:
+        target.write_bytes(b"ha")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("shutil.copyfile", half)
+    with pytest.raises(OSError, match="No space"):
+        store.put_file("model", tmp_path / "new")
+    with pytest.raises(OSError, match="No space"):
+        store.get_file("model", tmp_path / "copy")
+    assert store.get_bytes("model") == b"whole"
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == ["model", "new"]
+
+
 def test_local_store_knows_buckets(tmp_path: Path) -> None:
     store = LocalStore(tmp_path, "b")
     with pytest.raises(errors.BucketNotFound, match="createBucket"):
