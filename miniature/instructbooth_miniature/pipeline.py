@@ -39,7 +39,8 @@ def save_pipeline(
 
 
 def _copy(model: _Model) -> _Model:
-    copy: _Model = type(model).from_config(model.config)
+    # Without the folder that the model was loaded from, which would be written into the shipped config.json.
+    copy: _Model = type(model).from_config({k: v for k, v in model.config.items() if k != "_name_or_path"})
     copy.load_state_dict(model.state_dict())
     return copy
 

@@ -17,6 +17,8 @@ from typing import Any
 
 import yaml
 
+from tests import machine
+
 ROOT = Path(__file__).resolve().parents[2]
 SYSTEM = "instructbooth-system"
 MONITORING = "monitoring"
@@ -42,9 +44,8 @@ def connect() -> None:
     kubeconfig = run("python3", "tests/cluster/cluster.py", "kubeconfig").strip()
     if kubeconfig:
         os.environ["KUBECONFIG"] = kubeconfig
-    cache = Path(os.environ.get("INSTRUCTBOOTH_CACHE", Path.home() / ".cache" / "instructbooth"))
     # kubectl and helm as `make cluster` built them; with kind or a cluster of one's own, those on the PATH.
-    os.environ["PATH"] = f"{cache / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    os.environ["PATH"] = f"{machine.BIN}{os.pathsep}{os.environ['PATH']}"
 
 
 def kubectl(*args: str, stdin: str | None = None, check: bool = True, timeout: float = 300) -> str:
