@@ -218,6 +218,20 @@ def test_a_long_prompt_is_refused(tiny: TinyWorld) -> None:
         model.encode_prompts(["a " * 40])
 
 
+def test_a_scheduler_without_a_formula_is_the_users_error(tmp_path: Path) -> None:
+    folder = make_tiny_world(tmp_path / "sample", "epsilon").pipeline
+    path = folder / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"prediction_type": "sample"}))
+    with pytest.raises(UserError, match=r"ModelInvalid.*'sample'"):
+        DiffusionModel.load(folder)
+
+
+def test_an_index_that_is_no_json_is_the_users_error(tmp_path: Path) -> None:
+    (tmp_path / "model_index.json").write_text("<html>not found</html>")
+    with pytest.raises(UserError, match=r"ModelInvalid.*no JSON"):
+        DiffusionModel.load(tmp_path)
+
+
 def test_a_folder_that_is_no_stable_diffusion_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="ModelInvalid"):
         DiffusionModel.load(tmp_path)

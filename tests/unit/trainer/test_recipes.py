@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from instructbooth.contract import Stage
 from instructbooth.spec.job import ResolvedJob
 from instructbooth_trainer.diffusion.adapter import WEIGHTS
+from instructbooth_trainer.recipes import evaluate
 from instructbooth_trainer.recipes.reinforce import Reinforce
 from instructbooth_trainer.recipes.training import SynchronizedAdamW
 from instructbooth_trainer.runtime.environment import PodEnvironment
@@ -240,3 +241,31 @@ def test_fewer_pictures_than_processes_is_the_users_error(lab: Lab, personalized
     stage.run.gang.world_size = 3
     with pytest.raises(UserError, match=r"TooFewImages.*2 pictures.*3 processes"):
         Reinforce(stage.run)
+
+
+LONG = "a {subject} " + "on red " * 20
+
+
+def test_a_prompt_that_is_too_long_is_told_before_the_first_picture(lab: Lab, personalized: ResolvedJob) -> None:
+    short = ["a {subject}", "the {subject}", "a red {subject}"]
+    job = second_stage(lab, personalized, prompts={"inline": [*short, LONG]}, promptsPerEpoch=1)
+    with pytest.raises(UserError, match="PromptTooLong"):
+        stage_object(lab, job)
+
+
+def test_the_evaluation_drops_no_words_of_a_prompt(lab: Lab, personalized: ResolvedJob) -> None:
+    """The stock pipeline would, with no more than a line in the log."""
+    clip = {"name": "clip-score", "model": {"s3": {"prefix": "models/clip"}}, "params": {"longPrompts": "truncate"}}
+    evaluation = {"prompts": {"inline": ["a {subject}", LONG]}, "metrics": [clip]}
+    job = share_stage1(lab, personalized, lab.job(uuid.uuid4().hex, evaluation=evaluation))
+    reinforced = lab.output(job, REINFORCE)
+    reinforced.parent.mkdir(parents=True)
+    reinforced.symlink_to(lab.output(job, PERSONALIZE))
+    workdir = lab.root / uuid.uuid4().hex
+    workdir.mkdir()
+    pod = PodEnvironment(job, Stage.EVALUATE, 1, {PERSONALIZE: 1, REINFORCE: 1}, 0, None, local=True, workdir=workdir)
+    with lab.environment():
+        context = make_context(pod, StopFlag())
+    with pytest.raises(UserError, match="PromptTooLong"):
+        evaluate.run(context)
+    assert context.progress.current.step == 0

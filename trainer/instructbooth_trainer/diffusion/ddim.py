@@ -19,6 +19,8 @@ from torch import Tensor
 
 from instructbooth_trainer.algorithms.gaussian import gaussian_log_prob
 
+PREDICTION_TYPES = ("epsilon", "v_prediction")
+
 
 @dataclass(frozen=True)
 class DdimSchedule:
@@ -46,8 +48,8 @@ class DdimSchedule:
             ValueError: for a prediction type without a formula here.
         """
         kind = str(scheduler.config.prediction_type)
-        if kind not in ("epsilon", "v_prediction"):
-            raise ValueError(f"the scheduler's prediction_type {kind!r} is not epsilon or v_prediction")
+        if kind not in PREDICTION_TYPES:
+            raise ValueError(f"the scheduler's prediction_type {kind!r} is not {' or '.join(PREDICTION_TYPES)}")
         scheduler.set_timesteps(num_steps)
         timesteps: Tensor = scheduler.timesteps.cpu()
         following = timesteps - scheduler.config.num_train_timesteps // num_steps

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from instructbooth.spec.stages import Dtype
-from instructbooth_trainer.diffusion.ddim import DdimSchedule
+from instructbooth_trainer.diffusion.ddim import PREDICTION_TYPES, DdimSchedule
 from instructbooth_trainer.runtime.errors import UserError
 
 DTYPES: dict[Dtype, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -63,8 +63,7 @@ class DiffusionModel:
         Raises:
             UserError: `ModelInvalid` when the folder is no Stable Diffusion model or cannot be read.
         """
-        index = folder / "model_index.json"
-        found = json.loads(index.read_text()).get("_class_name") if index.is_file() else None
+        found = _pipeline_class(folder / "model_index.json")
         if found != "StableDiffusionPipeline" or family not in ("auto", "stable-diffusion"):
             raise UserError(
                 "ModelInvalid",
@@ -88,6 +87,13 @@ class DiffusionModel:
             ) from error
         # A scheduler that was not DDIM has no clip_sample in its config, and DDIM's default would clip latents.
         pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False, thresholding=False)
+        kind = str(pipeline.scheduler.config.prediction_type)
+        if kind not in PREDICTION_TYPES:
+            raise UserError(
+                "ModelInvalid",
+                f"spec.model.source: the scheduler's prediction_type is {kind!r}; only "
+                f"{' and '.join(PREDICTION_TYPES)} have a formula here",
+            )
         pipeline.set_progress_bar_config(disable=True)
         for module in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
             module.requires_grad_(False).eval().to(device)
@@ -166,6 +172,19 @@ class DiffusionModel:
         output = self.unet(torch.cat([latents] * 2), torch.cat([timesteps] * 2), encoder_hidden_states=both).sample
         without, conditioned = output.float().chunk(2)
         return without + guidance * (conditioned - without)
+
+
+def _pipeline_class(index: Path) -> object:
+    """What model_index.json says the folder is; None without the file. Raises UserError ModelInvalid."""
+    if not index.is_file():
+        return None
+    try:
+        content = json.loads(index.read_text())
+    except ValueError as error:
+        raise UserError(
+            "ModelInvalid", f"spec.model.source: {index.name} is no JSON ({error}); upload it again"
+        ) from error
+    return content.get("_class_name") if isinstance(content, dict) else None
 
 
 def _pixels(image: Image.Image, side: int) -> Tensor:

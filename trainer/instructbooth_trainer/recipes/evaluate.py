@@ -72,6 +72,8 @@ def run(run: RunContext) -> Outcome:
         device=run.accelerator.device,
         resolution=job.model.resolution,
     )
+    # The stock pipeline would drop the words that are too many.
+    model.tokenize([expand(template, job.subject, identifier=True) for template in templates])
     judged: list[Judged] = []
     total = len(MODELS) * len(templates) * spec.images_per_prompt
     run.progress.start(total, "pictures")

@@ -56,7 +56,8 @@ class Rollouts:
         """Load rewards and prompts.
 
         Raises:
-            UserError: `TooFewImages` when some rank would have nothing to draw; what the rewards and prompts raise.
+            UserError: `TooFewImages` when some rank would have nothing to draw, `PromptTooLong`; what the rewards and
+                prompts raise.
         """
         job = run.job.spec
         self._run, self._model, self._spec, self._subject = run, model, job.reinforcement, job.subject
@@ -72,6 +73,8 @@ class Rollouts:
         self.prompts = run.prompts(self._spec.prompts, PromptRole.REINFORCEMENT)
         stopping = self._spec.early_stopping
         self.validation = run.prompts(stopping.prompts, PromptRole.VALIDATION) if stopping else []
+        # Now, and not in the epoch that draws it.
+        model.tokenize([expand(t, job.subject, identifier=True) for t in (*self.prompts, *self.validation)])
         self.schedule = model.schedule(self._spec.sampling.steps, self._spec.eta)
 
     def _draw(
