@@ -107,6 +107,13 @@ def test_the_sheet_has_each_picture_in_its_place(evaluation: Evaluation) -> None
     assert sheet.getpixel((2, 2)) == (255, 255, 255)
 
 
+def test_a_long_subject_stays_out_of_the_first_model_s_column(evaluation: Evaluation) -> None:
+    long = evaluation.model_copy(update={"subject": "teal and pink striped star mascot with antennae"})
+    sheet = contact_sheet(long, lambda _: Image.new("RGB", (32, 32)))
+    seam = sheet.crop((MARGIN + LABEL_WIDTH - 12, 0, MARGIN + LABEL_WIDTH - 2, MARGIN + HEADER))
+    assert seam.getcolors() == [(seam.width * seam.height, (255, 255, 255))]
+
+
 @pytest.mark.parametrize(("resolution", "side"), [(32, 96), (64, 128), (48, 96), (96, 96), (128, 128), (512, 192)])
 def test_small_pictures_grow_by_whole_multiples(resolution: int, side: int) -> None:
     assert sheet_side(resolution) == side

@@ -37,8 +37,10 @@ def contact_sheet(evaluation: Evaluation, load: Callable[[Picture], Image.Image]
     def left(model: str) -> int:
         return MARGIN + LABEL_WIDTH + models.index(model) * (group + GROUP_GAP)
 
-    pen.text((MARGIN, MARGIN), evaluation.subject, INK, bold)
-    pen.text((MARGIN, MARGIN + 26), "held-out prompts", FAINT, small)
+    title = wrap(evaluation.subject, LABEL_WIDTH - 18, bold.getlength)[:2]
+    for number, line in enumerate(title):
+        pen.text((MARGIN, MARGIN + 22 * number), line, INK, bold)
+    pen.text((MARGIN, MARGIN + 4 + 22 * len(title)), "held-out prompts", FAINT, small)
     for model in models:
         pen.text((left(model), MARGIN), TITLES.get(model, model), INK, bold)
         score = evaluation.summary[model][evaluation.headline]
