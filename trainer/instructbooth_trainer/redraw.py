@@ -41,6 +41,10 @@ def redraw(model: Path, lora: Path | None, evaluation: Evaluation, picture: Pict
     ).to(drawing.device)
     pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False, thresholding=False)
     pipeline.set_progress_bar_config(disable=True)
+    # As the trainer has them. Weights that ask for gradients take other kernels, even where none are computed: the
+    # decoder's pixels then differ by 1e-6, and now and then one is rounded to its neighbour.
+    for module in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
+        module.requires_grad_(False)
     if lora is not None:
         folder, name = (lora, "pytorch_lora_weights.safetensors") if lora.is_dir() else (lora.parent, lora.name)
         pipeline.load_lora_weights(str(folder), weight_name=name)
