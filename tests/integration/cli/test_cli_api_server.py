@@ -58,7 +58,9 @@ def test_the_servers_own_refusal_is_readable(bench, name):
     manifest, field = bad(name)
     result = bench.run("submit", "-f", bench.write(manifest), "--no-validate")
     assert result.exit_code == 1
-    assert field.replace("[0]", "") in result.stderr.replace("[0]", ""), result.stderr
+    # For an unknown field the server gives the index too, as we do.
+    said = result.stderr if name.startswith("unknown") else result.stderr.replace("[0]", "")
+    assert field in said, result.stderr
     assert '{"kind"' not in result.stderr
     assert len(result.stderr) < 2000
 
