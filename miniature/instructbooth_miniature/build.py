@@ -21,6 +21,7 @@ from . import stages
 ROOT: Final = Path(__file__).parents[2]
 STAGES: Final[dict[str, Callable[[stages.Plan], None]]] = {
     "data": stages.data,
+    "restore": stages.restore,
     "vae": stages.vae,
     "text": stages.text,
     "unet": stages.unet,
@@ -29,8 +30,8 @@ STAGES: Final[dict[str, Callable[[stages.Plan], None]]] = {
     "export": stages.export,
     "card": stages.card,
 }
+FROM_NOTHING: Final = tuple(name for name in STAGES if name != "restore")
 GO_ON: Final = ("data", "restore", "unet", "export", "card")
-ALL_STAGES: Final = {**STAGES, "restore": stages.restore}
 
 
 def _arguments() -> argparse.Namespace:
@@ -48,7 +49,7 @@ def _arguments() -> argparse.Namespace:
         help=f"start from the shipped weights instead of from nothing: the stages {', '.join(GO_ON)}",
     )
     parser.add_argument(
-        "--only", choices=ALL_STAGES, action="append", help="run this stage alone (may be given more than once)"
+        "--only", choices=STAGES, action="append", help="run this stage alone (may be given more than once)"
     )
     return parser.parse_args()
 
@@ -59,9 +60,9 @@ def main() -> None:
     plan = stages.Plan(given.work, given.weights, given.seed, given.workers, given.unet_steps)
     plan.work.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)  # many small operators: two threads wait for each other more than they work
-    for name in given.only or (GO_ON if given.go_on else STAGES):
+    for name in given.only or (GO_ON if given.go_on else FROM_NOTHING):
         started = time.monotonic()
-        ALL_STAGES[name](plan)
+        STAGES[name](plan)
         seconds = time.monotonic() - started
         print(f"[{name}] done in {seconds:.0f} s", file=sys.stderr, flush=True)
         note_seconds(plan.work / "seconds.json", name, seconds)

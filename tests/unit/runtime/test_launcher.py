@@ -78,13 +78,18 @@ def test_sigterm_on_one_pod_saves_and_stops_the_gang(make_gang: Callable[..., An
     assert (checkpoints / str(step) / "manifest.json").exists()
 
 
-def test_sigterm_before_a_process_listens_is_no_failure(make_gang: Callable[..., Any]) -> None:
-    gang = make_gang()
-    (pod,) = gang.start("import", nodes=1)
+def terminate_while_importing(pod: Any) -> None:
+    """Send SIGTERM once the pod's log says that it imports, which in these tests takes an hour."""
     deadline = time.monotonic() + 60
     while "importing" not in pod.log.read_text() and time.monotonic() < deadline:
         time.sleep(0.1)
     pod.process.send_signal(signal.SIGTERM)
+
+
+def test_sigterm_before_a_process_listens_is_no_failure(make_gang: Callable[..., Any]) -> None:
+    gang = make_gang()
+    (pod,) = gang.start("import", nodes=1)
+    terminate_while_importing(pod)
     assert pod.wait() == ExitCode.CHECKPOINTED
     assert pod.outcome().reason == "Checkpointed"
 
@@ -94,10 +99,7 @@ def test_sigterm_while_the_trainer_still_imports_ends_it_at_once(make_gang: Call
     (tmp_path / "torch.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(3600)\n")
     gang = make_gang()
     (pod,) = gang.start("count", nodes=1, command=("instructbooth_trainer.main",), PYTHONPATH=str(tmp_path))
-    deadline = time.monotonic() + 60
-    while "importing" not in pod.log.read_text() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    pod.process.send_signal(signal.SIGTERM)
+    terminate_while_importing(pod)
     assert pod.wait() == ExitCode.CHECKPOINTED
     assert pod.outcome().message == "asked to stop before training began"
 

@@ -12,6 +12,7 @@ MIN_SIDE, MAX_SIDE = 96, 192  # pixels of a picture on the sheet
 MAX_ROWS, MAX_PER_MODEL = 40, 4
 GAP, GROUP_GAP, MARGIN = 4, 22, 24
 LABEL_WIDTH, HEADER = 230, 64
+TEXT_WIDTH = LABEL_WIDTH - 18  # of a label: what is left of it is the gap to the pictures
 INK, FAINT, PAPER = (28, 30, 34), (118, 122, 130), (255, 255, 255)
 
 TITLES = {"base": "base model", "personalized": "personalized", "reinforced": "reinforced"}
@@ -37,7 +38,7 @@ def contact_sheet(evaluation: Evaluation, load: Callable[[Picture], Image.Image]
     def left(model: str) -> int:
         return MARGIN + LABEL_WIDTH + models.index(model) * (group + GROUP_GAP)
 
-    title = wrap(evaluation.subject, LABEL_WIDTH - 18, bold.getlength)[:2]
+    title = wrap(evaluation.subject, TEXT_WIDTH, bold.getlength)[:2]
     for number, line in enumerate(title):
         pen.text((MARGIN, MARGIN + 22 * number), line, INK, bold)
     pen.text((MARGIN, MARGIN + 4 + 22 * len(title)), "held-out prompts", FAINT, small)
@@ -46,7 +47,7 @@ def contact_sheet(evaluation: Evaluation, load: Callable[[Picture], Image.Image]
         score = evaluation.summary[model][evaluation.headline]
         pen.text((left(model), MARGIN + 26), f"{evaluation.headline} {score}", FAINT, small)
     for row, prompt in enumerate(evaluation.prompts[:rows]):
-        lines = wrap(prompt.judged, LABEL_WIDTH - 18, plain.getlength)
+        lines = wrap(prompt.judged, TEXT_WIDTH, plain.getlength)
         top = MARGIN + HEADER + row * (side + GAP)
         offset = top + (side - 19 * len(lines)) // 2
         for number, line in enumerate(lines):
