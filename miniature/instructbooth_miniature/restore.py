@@ -21,6 +21,8 @@ from .vae import encode_means
 def restore(work: Path, weights: Path, num_shards: int) -> None:
     """Write into `work` what the stages would have left there; whatever is there already stays.
 
+    A denoiser that the work folder trained itself, from nothing, also stays: the shipped one is not mixed in.
+
     Raises FileNotFoundError if the data of `num_shards` shards is missing: run the stage "data" first.
     """
     pipeline = weights / "pipeline"
@@ -32,13 +34,19 @@ def restore(work: Path, weights: Path, num_shards: int) -> None:
         vae.save_pretrained(work / "vae")
     if not (work / "text_encoder" / "config.json").exists():
         CLIPTextModel.from_pretrained(str(pipeline / "text_encoder")).float().save_pretrained(work / "text_encoder")
-    if not (work / "unet-start.safetensors").exists():
+    own_denoiser = (work / "unet-checkpoint").exists() or (work / "unet-start.safetensors").exists()
+    if not own_denoiser:
         unet = UNet2DConditionModel.from_pretrained(str(pipeline / "unet")).float()
         save_file(dict(unet.named_parameters()), work / "unet-start.safetensors")
     for name in ("clip", "fidelity"):
         if not (work / name).exists():
             shutil.copytree(weights / name, work / name)
     figures = json.loads((weights.parent / "figures.json").read_text())
-    for name, group in (("seconds", "seconds"), ("clip-figures", "clip"), ("unet-seen", "unet")):
+    noted = (
+        {"clip-figures": "clip"}
+        if own_denoiser
+        else {"clip-figures": "clip", "unet-seen": "unet", "seconds": "seconds"}
+    )
+    for name, group in noted.items():
         if group in figures and not (work / f"{name}.json").exists():
             (work / f"{name}.json").write_text(json.dumps(figures[group]))

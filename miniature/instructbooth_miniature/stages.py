@@ -23,6 +23,7 @@ from . import unet as unet_stage
 from . import vae as vae_stage
 from .card import write_card
 from .data import CAPTIONS_PER_SCENE, Dataset, build_data, load_data
+from .emphasis import find_things
 from .pipeline import save_pipeline
 from .tokenizer import MAX_TOKENS, make_tokenizer
 from .training import Ema
@@ -131,7 +132,8 @@ def _unet_worker(rank: int, plan: Plan) -> None:
         dist.init_process_group("gloo", init_method=address, rank=rank, world_size=plan.workers)
     tokens = load_file(plan.work / "ids.safetensors")
     latents = load_file(plan.work / "latents.safetensors")["latents"]
-    corpus = unet_stage.Corpus(latents[:-HELD_BACK], tokens["ids"][:-HELD_BACK], tokens["empty"])
+    things = find_things(plan.seed, plan.unet_shards)
+    corpus = unet_stage.Corpus(latents[:-HELD_BACK], tokens["ids"][:-HELD_BACK], tokens["empty"], things[:-HELD_BACK])
     encoder = CLIPTextModel.from_pretrained(str(plan.work / "text_encoder"))
     run = unet_stage.UnetRun(
         plan.unet_steps, plan.unet_batch // plan.workers, plan.unet_peak_rate, plan.checkpoint_steps, plan.seed

@@ -34,7 +34,11 @@ def cosine_rate(step: int, total: int, peak: float, warmup: int = 100, floor: fl
     return peak * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
 
 
-def trapezoid_rate(step: int, total: int, peak: float, warmup: int = 150, decay_share: float = 0.25) -> float:
+DECAY_SHARE = 0.25
+"""The last part of the denoiser's steps, in which its learning rate falls to nought."""
+
+
+def trapezoid_rate(step: int, total: int, peak: float, warmup: int = 150, decay_share: float = DECAY_SHARE) -> float:
     """Learning rate: linear warm-up, `peak`, and over the last `decay_share` of `total` steps linearly to nought.
 
     Unlike a cosine it leaves the length open: a run can be lengthened until its decay begins.

@@ -19,9 +19,19 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import nn
 from transformers import CLIPTextModel
 
+from .emphasis import Things, cell_weights, draw
 from .progress import Progress
 from .text import WIDTH
-from .training import Ema, fast_precision, load_checkpoint, optimise, save_checkpoint, seeded, trapezoid_rate
+from .training import (
+    DECAY_SHARE,
+    Ema,
+    fast_precision,
+    load_checkpoint,
+    optimise,
+    save_checkpoint,
+    seeded,
+    trapezoid_rate,
+)
 from .vae import LATENT_CHANNELS
 
 TRAIN_TIMESTEPS: Final = 1000
@@ -71,6 +81,7 @@ class Corpus:
     latents: torch.Tensor
     ids: torch.Tensor
     empty: torch.Tensor
+    things: Things
 
 
 @dataclass(frozen=True)
@@ -91,9 +102,13 @@ def denoising_loss(
     corpus: Corpus,
     batch: int,
     generator: torch.Generator,
+    emphasis: bool = False,
 ) -> torch.Tensor:
-    """Weighted squared error of the predicted velocity for one random batch; a scalar."""
-    index = torch.randint(len(corpus.latents), (batch,), generator=generator)
+    """Weighted squared error of the predicted velocity for one random batch; a scalar.
+
+    `emphasis`: draw scenes with a second object more often and weigh the cells of things more (`emphasis` says why).
+    """
+    index = draw(corpus.things.has_second, batch, generator, emphasis)
     which = torch.randint(corpus.ids.shape[1], (batch,), generator=generator)
     ids = corpus.ids[index, which]
     dropped = torch.rand(batch, generator=generator) < EMPTY_CAPTION_SHARE
@@ -108,7 +123,8 @@ def denoising_loss(
     with fast_precision():
         hidden = text_encoder(input_ids=ids).last_hidden_state
         predicted = unet(noisy, timesteps, encoder_hidden_states=hidden).sample
-    error = (predicted.float() - target).square().mean(dim=(1, 2, 3))
+    weights = cell_weights(corpus.things.masks[index], emphasis)
+    error = ((predicted.float() - target).square().mean(dim=1) * weights).mean(dim=(1, 2))
     alphas = scheduler.alphas_cumprod[timesteps]
     snr = alphas / (1 - alphas)
     weighted: torch.Tensor = error * (snr.clamp(max=MIN_SNR_GAMMA) + 1) / (snr + 1)
@@ -140,7 +156,7 @@ def train_unet(
         {"params": list(unet.parameters()), "share": 1.0},
         {"params": list(text_encoder.parameters()), "share": TEXT_RATE_SHARE},
     ]
-    optimizer = torch.optim.AdamW(groups, lr=run.peak_rate, betas=(0.9, 0.99), weight_decay=0.0)
+    optimizer = torch.optim.AdamW(groups, lr=run.peak_rate, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
     emas = {name: Ema(module, EMA_DECAY) for name, module in modules.items()}
     checkpoint = work / "unet-checkpoint"
     start = load_checkpoint(checkpoint, modules, emas, optimizer)
@@ -152,7 +168,8 @@ def train_unet(
     for step in range(start, run.steps):
         rate = trapezoid_rate(step, run.steps, run.peak_rate)
         generator = seeded(run.seed, f"unet{rank}", step)
-        loss = denoising_loss(unet, text_encoder, scheduler, corpus, run.batch, generator)
+        emphasis = step < (1 - DECAY_SHARE) * run.steps
+        loss = denoising_loss(unet, text_encoder, scheduler, corpus, run.batch, generator, emphasis)
         optimise(loss, parameters, optimizer, rate, lambda: average_gradients(parameters, world_size))
         for name, module in modules.items():
             emas[name].update(module, step)

@@ -22,6 +22,7 @@ MANIFEST = "examples/demo/job.yaml"
 GPU_MANIFEST = "examples/demo/gpu-job.yaml"
 NAMESPACE = "demo"
 GPU_NODE = "gpu-1"
+GPU_PODS = 2
 QUERIES = {
     # Over a window: the pods are gone by now, and with them their series, but not what they said.
     "mean reward of the last reinforcement epoch": (
@@ -109,7 +110,8 @@ def show_gpus(demo: Demo, steps: Steps) -> None:
 
     def pods() -> list[dict[str, Any]]:
         found = lab.get("pods", namespace=NAMESPACE, selector="instructbooth.io/job=gpu-demo")
-        return [pod for pod in found if pod["spec"].get("nodeName")]
+        bound = [pod for pod in found if pod["spec"].get("nodeName")]
+        return bound if len(bound) >= GPU_PODS else []
 
     for pod in lab.wait("the GPU job's pods to be scheduled", pods, seconds=60):
         limits = pod["spec"]["containers"][0]["resources"]["limits"]

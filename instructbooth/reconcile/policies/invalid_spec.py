@@ -6,7 +6,7 @@ from collections import Counter
 
 from pydantic import ValidationError
 
-from instructbooth.contract import GROUP, STAGES, Label
+from instructbooth.contract import GROUP, STAGES, Env, Label, Stage
 from instructbooth.reconcile.mounts import PREFIX, hub_sources
 from instructbooth.reconcile.pod import RESERVED_ENV
 from instructbooth.spec.job import InstructBoothJobSpec
@@ -44,12 +44,18 @@ def conflicts(spec: InstructBoothJobSpec) -> list[str]:
         for key in template.labels
         if key.startswith(f"{GROUP}/") or key == Label.MANAGED_BY
     ]
-    for stage in STAGES:
-        tokens = {
-            field: hub.token_secret_ref for field, hub in hub_sources(spec, stage).items() if hub.token_secret_ref
-        }
-        if len(set(tokens.values())) > 1:
-            fields = ", ".join(f"spec.{field}.tokenSecretRef" for field in tokens)
-            lines.append(f"{fields}: differ, but a pod has one token for the hub; use one that may read all")
-            break
+    # A stage is enough: the next one may have the same mistake.
+    return lines + next((found for stage in STAGES if (found := _token_conflicts(spec, stage, names))), [])
+
+
+def _token_conflicts(spec: InstructBoothJobSpec, stage: Stage, names: list[str]) -> list[str]:
+    """What stands in the way of one token for the hub in a stage's pods."""
+    tokens = {field: hub.token_secret_ref for field, hub in hub_sources(spec, stage).items() if hub.token_secret_ref}
+    fields = ", ".join(f"spec.{field}.tokenSecretRef" for field in tokens)
+    lines = []
+    if tokens and Env.HUB_TOKEN in names:
+        place = f"spec.podTemplate.env[{names.index(Env.HUB_TOKEN)}].name"
+        lines.append(f"{place}: {Env.HUB_TOKEN} is what {fields} becomes in the pod; leave one of the two")
+    if len(set(tokens.values())) > 1:
+        lines.append(f"{fields}: differ, but a pod has one token for the hub; use one that may read all")
     return lines

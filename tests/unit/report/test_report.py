@@ -122,6 +122,7 @@ def test_small_pictures_grow_by_whole_multiples(resolution: int, side: int) -> N
 def test_long_prompts_are_wrapped_and_cut() -> None:
     assert list(wrap("aa bb cc", 5, len)) == ["aa bb", "cc"]
     assert list(wrap("a b c d e f g", 1, len)) == ["a", "b", "c", "d", "e ..."]
+    assert list(wrap("a b c", 1, len, most=2)) == ["a", "b ..."]
 
 
 def test_a_curve_goes_from_corner_to_corner() -> None:

@@ -38,7 +38,7 @@ def contact_sheet(evaluation: Evaluation, load: Callable[[Picture], Image.Image]
     def left(model: str) -> int:
         return MARGIN + LABEL_WIDTH + models.index(model) * (group + GROUP_GAP)
 
-    title = wrap(evaluation.subject, TEXT_WIDTH, bold.getlength)[:2]
+    title = wrap(evaluation.subject, TEXT_WIDTH, bold.getlength, most=2)
     for number, line in enumerate(title):
         pen.text((MARGIN, MARGIN + 22 * number), line, INK, bold)
     pen.text((MARGIN, MARGIN + 4 + 22 * len(title)), "held-out prompts", FAINT, small)
@@ -74,12 +74,15 @@ def scaled(image: Image.Image, side: int) -> Image.Image:
     return image.resize((side, side), Image.Resampling.NEAREST if enlarging else Image.Resampling.LANCZOS)
 
 
-def wrap(text: str, width: float, measure: Callable[[str], float]) -> Sequence[str]:
-    """Lines of whole words, none wider than `width` (unless a single word is); at most five, the rest is cut."""
+def wrap(text: str, width: float, measure: Callable[[str], float], most: int = 5) -> Sequence[str]:
+    """Lines of whole words, none wider than `width` (unless a single word is).
+
+    At most `most` of them; the last one ends in " ..." where more was cut.
+    """
     lines: list[str] = []
     for word in text.split():
         if lines and measure(f"{lines[-1]} {word}") <= width:
             lines[-1] += f" {word}"
         else:
             lines.append(word)
-    return lines if len(lines) <= 5 else [*lines[:4], lines[4] + " ..."]
+    return lines if len(lines) <= most else [*lines[: most - 1], lines[most - 1] + " ..."]

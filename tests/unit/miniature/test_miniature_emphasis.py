@@ -1,0 +1,63 @@
+"""What the denoiser looks at harder: things, found again without rendering."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+from instructbooth_miniature import emphasis
+from instructbooth_miniature.captions import parse
+from instructbooth_miniature.data import build_data, load_data
+from instructbooth_miniature.sampling import sample_training_scene
+from instructbooth_miniature.world import PICTURE_SIZE
+
+SCENES = 40
+
+
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("instructbooth_miniature.data.SHARD_SCENES", SCENES)
+    monkeypatch.setattr(emphasis, "SHARD_SCENES", SCENES)
+
+
+def test_the_masks_cover_the_things_of_the_rendered_data(tmp_path: Path) -> None:
+    build_data(tmp_path, seed=3, num_shards=2, num_workers=1)
+    dataset = load_data(tmp_path, 2)
+    things = emphasis.find_things(3, 2)
+    cell = PICTURE_SIZE // emphasis.LATENT_SIDE
+    outside = things.masks.repeat_interleave(cell, 1).repeat_interleave(cell, 2).logical_not().numpy()
+    seconds = [parse(texts[0]).second for texts in dataset.captions]
+    assert [second is not None for second in seconds] == things.has_second.tolist()
+    for picture, rest in zip(dataset.pictures, outside, strict=True):
+        background = picture[0, 0]  # nothing stands in a corner
+        assert (picture[rest] == background).all()
+        assert (picture[~rest] != background).any(axis=-1).mean() > 0.2
+
+
+def test_emphasised_batches_hold_the_asked_share_of_second_objects() -> None:
+    has_second = torch.tensor([True] * 30 + [False] * 70)
+    generator = torch.Generator().manual_seed(0)
+    emphasised = emphasis.draw(has_second, 4000, generator, emphasis=True)
+    even = emphasis.draw(has_second, 4000, generator, emphasis=False)
+    assert has_second[emphasised].float().mean() == pytest.approx(emphasis.SECOND_DRAWN, abs=0.03)
+    assert has_second[even].float().mean() == pytest.approx(0.3, abs=0.03)
+    assert len(set(emphasised.tolist())) == 100  # none is left out
+
+
+def test_cells_of_things_weigh_more_and_pictures_alike() -> None:
+    masks = torch.zeros(2, 16, 16, dtype=torch.bool)
+    masks[0, 2:6, 3:8] = True
+    weights = emphasis.cell_weights(masks, emphasis=True)
+    assert torch.allclose(weights.mean(dim=(1, 2)), torch.ones(2))
+    assert weights[0, 2, 3] / weights[0, 0, 0] == pytest.approx(emphasis.THING_WEIGHT)
+    assert torch.equal(weights[1], torch.ones(16, 16))
+    assert torch.equal(emphasis.cell_weights(masks, emphasis=False), torch.ones(2, 16, 16))
+
+
+def test_the_scenes_are_those_of_the_stage_data() -> None:
+    rng = random.Random("5/0")
+    expected = [sample_training_scene(rng).second_pose is not None for _ in range(SCENES)]
+    assert emphasis.find_things(5, 1).has_second.tolist() == expected
