@@ -18,6 +18,8 @@ from .oracle_check import round_trip_figures
 from .pipeline import load_pipeline
 from .subjects import DEMO_HELD_OUT_PROMPTS, DEMO_TRAIN_PROMPTS, HELD_OUT_SUBJECTS
 
+BY_EYE = "by-eye.txt"
+
 
 def contact_sheet(pictures: npt.NDArray[np.uint8], columns: int, zoom: int = 2) -> Image.Image:
     """Pictures [rows * columns, 64, 64, 3] row by row on one sheet, enlarged without smoothing."""
@@ -45,7 +47,8 @@ def measure(work: Path, weights: Path, seed: int) -> dict[str, dict[str, float]]
 def write_card(work: Path, weights: Path, folder: Path, plan: Mapping[str, int | float]) -> None:
     """Measure the shipped weights; write figures.json, contact-sheet.png and README.md into `folder`.
 
-    `plan` holds the build's numbers (steps, seed, ...), `work` its seconds by stage.
+    `plan` holds the build's numbers (steps, seed, ...), `work` its seconds by stage. What a person saw on the sheet is
+    taken from BY_EYE in `folder`; look again after a build.
     """
     figures = measure(work, weights, int(plan["seed"]))
     seconds = json.loads((work / "seconds.json").read_text())
@@ -57,7 +60,9 @@ def write_card(work: Path, weights: Path, folder: Path, plan: Mapping[str, int |
     pictures = sample(pipeline, prompts, SHEET_STEPS, GUIDANCE, int(plan["seed"]))
     contact_sheet(pictures, SHEET_COLUMNS).save(folder / "contact-sheet.png", optimize=True)
     sizes = {name: _bytes(weights / name) / 1e6 for name in ("pipeline", "clip", "fidelity")}
-    (folder / "README.md").write_text(card_text(figures, plan, seconds, sizes))
+    noted = folder / BY_EYE
+    by_eye = noted.read_text().strip() if noted.exists() else ""
+    (folder / "README.md").write_text(card_text(figures, plan, seconds, sizes, by_eye))
 
 
 def _bytes(folder: Path) -> int:

@@ -56,9 +56,10 @@ All are safetensors in half precision, to be loaded as float32 on a CPU. The ora
 `python -m instructbooth_miniature.build` (seed {seed}), on {workers} CPU cores shared with other work:
 {seconds}.
 {scenes:,} rendered scenes with 4 captions each, {unet_scenes:,} of them for the denoiser, which was trained on {unet_pictures:,} pictures:
-v-prediction, zero terminal SNR, min-SNR weights, 10 % empty captions. The stages are resumable, the same seed and number
-of workers draw the same batches, and `--go-on` trains the shipped files longer on any machine. The shipped files were made in
-several sittings, the denoiser in each from what was shipped before: a rebuild from nothing gives other bits.
+v-prediction, zero terminal SNR, min-SNR weights, 10 % empty captions; things weigh more than backgrounds and second objects
+come more often until the learning rate falls (`emphasis.py`). The stages are resumable, the same seed and number of workers
+draw the same batches, and `--go-on` trains the shipped files longer on any machine. The shipped files were made in several
+sittings, the denoiser in each from what was shipped before, the first ones without emphasis: a rebuild gives other bits.
 
 ## What falls short
 {shortfalls}
@@ -85,9 +86,13 @@ Body and pattern of these subjects, in any colour: {held_out}. Pictures with the
 
 
 def card_text(
-    figures: Figures, plan: Mapping[str, int | float], seconds: Mapping[str, float], sizes: Mapping[str, float]
+    figures: Figures,
+    plan: Mapping[str, int | float],
+    seconds: Mapping[str, float],
+    sizes: Mapping[str, float],
+    by_eye: str = "",
 ) -> str:
-    """The card in Markdown. Raises KeyError if a figure is missing."""
+    """The card in Markdown; `by_eye` is what a person saw on the sheet. Raises KeyError if a figure is missing."""
     rates = figures["second, 20 steps"]
     fidelity = {("fidelity_top1" if name == "top1" else name): value for name, value in figures["fidelity"].items()}
     return _TEMPLATE.format(
@@ -97,7 +102,7 @@ def card_text(
         seconds=", ".join(f"{stage} {spent / 60:.0f} min" for stage, spent in seconds.items()),
         scenes=int(plan["num_shards"]) * 2000,
         unet_scenes=int(plan["unet_shards"]) * 2000,
-        shortfalls=_shortfalls(figures),
+        shortfalls=_shortfalls(figures) + (f"\n- By eye (written by a person): {by_eye}" if by_eye else ""),
         unet_pictures=int(plan["unet_pictures"]),
         guidance=GUIDANCE,
         per_family=PER_FAMILY,
