@@ -33,14 +33,21 @@ def test_reinforce_ran_as_two_pods_on_two_nodes(demo):
 
 
 @pytest.mark.xfail(
-    reason="not reached with the manifest's values: alignment 0.375 -> 0.375, fidelity 0.41 -> 0.29 (docs/demo.md)",
-    strict=False,
+    reason="not established: 0.500 -> 0.578 with a standard error of 0.06, one seed (docs/demo.md)", strict=False
 )
-def test_reinforcement_raises_alignment_and_keeps_the_subject(demo):
+def test_reinforcement_raises_alignment(demo):
     evaluation = demo.job["status"]["evaluation"]
-    before, after = evaluation["personalized"], evaluation["reinforced"]
-    assert after["miniature-oracle"] > before["miniature-oracle"]
-    assert after["subject-identity"] >= before["subject-identity"] - 0.03
+    assert evaluation["reinforced"]["miniature-oracle"] > evaluation["personalized"]["miniature-oracle"]
+
+
+def test_reinforcement_keeps_the_subject(demo):
+    evaluation = demo.job["status"]["evaluation"]
+    assert evaluation["reinforced"]["subject-identity"] >= evaluation["personalized"]["subject-identity"] - 0.03
+
+
+def test_personalization_learned_the_subject(demo):
+    evaluation = demo.job["status"]["evaluation"]
+    assert evaluation["personalized"]["subject-identity"] >= evaluation["base"]["subject-identity"] + 0.1
 
 
 def test_report_is_self_contained(demo):

@@ -77,9 +77,9 @@ def test_the_api_server_takes_no_text_for_a_number_and_neither_do_we(tmp_path):
 
 def test_numbers_are_read_as_kubectl_reads_them(tmp_path):
     path = tmp_path / "job.yaml"
-    path.write_text((ROOT / "examples/demo/job.yaml").read_text().replace("4.0e-3", "4e-3"))
+    path.write_text((ROOT / "examples/demo/job.yaml").read_text().replace("3.0e-3", "3e-3"))
     job = read_manifests(path).one_job()
-    assert job["spec"]["personalization"]["learningRate"] == 4e-3
+    assert job["spec"]["personalization"]["learningRate"] == 3e-3
     assert find_manifest_problems(job) == []
 
 
