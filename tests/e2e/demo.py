@@ -108,8 +108,11 @@ def show_gpus(demo: Demo, steps: Steps) -> None:
     lab.kubectl("delete", "ibj", "gpu-demo", "-n", NAMESPACE, "--ignore-not-found")
     lab.kubectl("apply", "-n", NAMESPACE, "-f", GPU_MANIFEST)
 
+    # The first stage alone: KWOK ends pods at once, and the next stage's would come in between.
+    selector = "instructbooth.io/job=gpu-demo,instructbooth.io/stage=personalize"
+
     def pods() -> list[dict[str, Any]]:
-        found = lab.get("pods", namespace=NAMESPACE, selector="instructbooth.io/job=gpu-demo")
+        found = lab.get("pods", namespace=NAMESPACE, selector=selector)
         bound = [pod for pod in found if pod["spec"].get("nodeName")]
         return bound if len(bound) >= GPU_PODS else []
 
