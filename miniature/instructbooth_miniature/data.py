@@ -17,6 +17,7 @@ from .captions import caption
 from .progress import Progress
 from .render import render
 from .sampling import sample_training_scene
+from .world import Scene
 
 SHARD_SCENES: Final = 2000
 CAPTIONS_PER_SCENE: Final = 4
@@ -34,12 +35,17 @@ def _shard_paths(folder: Path, shard: int) -> tuple[Path, Path]:
     return folder / f"pictures-{shard:04d}.npy", folder / f"captions-{shard:04d}.json"
 
 
+def draw_scenes(seed: int, shard: int) -> tuple[list[Scene], random.Random]:
+    """A shard's SHARD_SCENES scenes, and the generator as they left it, from which its captions are drawn."""
+    rng = random.Random(f"{seed}/{shard}")
+    return [sample_training_scene(rng) for _ in range(SHARD_SCENES)], rng
+
+
 def _render_shard(folder: Path, seed: int, shard: int) -> None:
     pictures_path, captions_path = _shard_paths(folder, shard)
     if captions_path.exists():
         return
-    rng = random.Random(f"{seed}/{shard}")
-    scenes = [sample_training_scene(rng) for _ in range(SHARD_SCENES)]
+    scenes, rng = draw_scenes(seed, shard)
     np.save(pictures_path, np.stack([render(scene) for scene in scenes]))
     texts = [[caption(scene, rng) for _ in range(CAPTIONS_PER_SCENE)] for scene in scenes]
     partial = captions_path.with_suffix(".partial")

@@ -9,17 +9,15 @@ Subject and second object weigh alike: with the second object's cells alone, sub
 from __future__ import annotations
 
 import math
-import random
 from dataclasses import dataclass
 from typing import Final
 
 import torch
 
-from .data import SHARD_SCENES
-from .sampling import sample_training_scene
+from .data import draw_scenes
+from .vae import LATENT_SIDE
 from .world import PICTURE_SIZE, Pose
 
-LATENT_SIDE: Final = 16
 SECOND_DRAWN: Final = 0.8
 """How often an emphasised batch draws a scene with a second object."""
 THING_WEIGHT: Final = 4.0
@@ -45,18 +43,13 @@ class Things:
 
 def find_things(seed: int, num_shards: int) -> Things:
     """The things of the scenes that the stage "data" drew, drawn again without rendering."""
-    scenes = num_shards * SHARD_SCENES
-    masks = torch.zeros(scenes, LATENT_SIDE, LATENT_SIDE, dtype=torch.bool)
-    has_second = torch.zeros(scenes, dtype=torch.bool)
-    for shard in range(num_shards):
-        rng = random.Random(f"{seed}/{shard}")
-        for number in range(shard * SHARD_SCENES, (shard + 1) * SHARD_SCENES):
-            scene = sample_training_scene(rng)
-            masks[number][_cells(scene.subject_pose)] = True
-            if scene.second_pose is not None:
-                masks[number][_cells(scene.second_pose)] = True
-                has_second[number] = True
-    return Things(masks, has_second)
+    scenes = [scene for shard in range(num_shards) for scene in draw_scenes(seed, shard)[0]]
+    masks = torch.zeros(len(scenes), LATENT_SIDE, LATENT_SIDE, dtype=torch.bool)
+    for mask, scene in zip(masks, scenes, strict=True):
+        mask[_cells(scene.subject_pose)] = True
+        if scene.second_pose is not None:
+            mask[_cells(scene.second_pose)] = True
+    return Things(masks, torch.tensor([scene.second_pose is not None for scene in scenes]))
 
 
 def _cells(pose: Pose) -> tuple[slice, slice]:

@@ -34,19 +34,18 @@ def restore(work: Path, weights: Path, num_shards: int) -> None:
         vae.save_pretrained(work / "vae")
     if not (work / "text_encoder" / "config.json").exists():
         CLIPTextModel.from_pretrained(str(pipeline / "text_encoder")).float().save_pretrained(work / "text_encoder")
-    own_denoiser = (work / "unet-checkpoint").exists() or (work / "unet-start.safetensors").exists()
+    noted = {"clip-figures": "clip"}
+    start = work / "unet-start.safetensors"
+    own_denoiser = (work / "unet-checkpoint").exists() or start.exists()
     if not own_denoiser:
-        unet = UNet2DConditionModel.from_pretrained(str(pipeline / "unet")).float()
-        save_file(dict(unet.named_parameters()), work / "unet-start.safetensors")
-    for name in ("clip", "fidelity"):
-        if not (work / name).exists():
-            shutil.copytree(weights / name, work / name)
+        noted |= {"unet-seen": "unet", "seconds": "seconds"}
     figures = json.loads((weights.parent / "figures.json").read_text())
-    noted = (
-        {"clip-figures": "clip"}
-        if own_denoiser
-        else {"clip-figures": "clip", "unet-seen": "unet", "seconds": "seconds"}
-    )
     for name, group in noted.items():
         if group in figures and not (work / f"{name}.json").exists():
             (work / f"{name}.json").write_text(json.dumps(figures[group]))
+    for name in ("clip", "fidelity"):
+        if not (work / name).exists():
+            shutil.copytree(weights / name, work / name)
+    if not own_denoiser:  # last: were it there before the notes, a run killed between would never write them
+        unet = UNet2DConditionModel.from_pretrained(str(pipeline / "unet")).float()
+        save_file(dict(unet.named_parameters()), start)

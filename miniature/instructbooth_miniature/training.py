@@ -38,12 +38,12 @@ DECAY_SHARE = 0.25
 """The last part of the denoiser's steps, in which its learning rate falls to nought."""
 
 
-def trapezoid_rate(step: int, total: int, peak: float, warmup: int = 150, decay_share: float = DECAY_SHARE) -> float:
-    """Learning rate: linear warm-up, `peak`, and over the last `decay_share` of `total` steps linearly to nought.
+def trapezoid_rate(step: int, total: int, peak: float, warmup: int = 150) -> float:
+    """Learning rate: linear warm-up, `peak`, and over the last DECAY_SHARE of `total` steps linearly to nought.
 
     Unlike a cosine it leaves the length open: a run can be lengthened until its decay begins.
     """
-    return peak * min(1.0, (step + 1) / warmup, (total - step) / (decay_share * total))
+    return peak * min(1.0, (step + 1) / warmup, (total - step) / (DECAY_SHARE * total))
 
 
 def optimise(

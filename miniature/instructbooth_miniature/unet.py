@@ -32,7 +32,7 @@ from .training import (
     seeded,
     trapezoid_rate,
 )
-from .vae import LATENT_CHANNELS
+from .vae import LATENT_CHANNELS, LATENT_SIDE
 
 TRAIN_TIMESTEPS: Final = 1000
 EMPTY_CAPTION_SHARE: Final = 0.1
@@ -61,7 +61,7 @@ def make_scheduler() -> DDIMScheduler:
 def make_unet() -> UNet2DConditionModel:
     """An untrained denoiser: three levels (16, 8, 4), attention on the lower two."""
     return UNet2DConditionModel(
-        sample_size=16,
+        sample_size=LATENT_SIDE,
         in_channels=LATENT_CHANNELS,
         out_channels=LATENT_CHANNELS,
         block_out_channels=(48, 96, 128),
@@ -102,7 +102,7 @@ def denoising_loss(
     corpus: Corpus,
     batch: int,
     generator: torch.Generator,
-    emphasis: bool = False,
+    emphasis: bool,
 ) -> torch.Tensor:
     """Weighted squared error of the predicted velocity for one random batch; a scalar.
 

@@ -20,6 +20,8 @@ from .progress import Progress
 from .training import Ema, cosine_rate, fast_precision, load_checkpoint, optimise, save_checkpoint, seeded
 
 LATENT_CHANNELS: Final = 6
+LATENT_SIDE: Final = 16
+"""Width and height of a latent, in cells."""
 KL_WEIGHT: Final = 1e-6
 GRADIENT_WEIGHT: Final = 1.0
 NORM_GROUPS: Final = 2

@@ -12,6 +12,7 @@ from instructbooth_miniature import emphasis
 from instructbooth_miniature.captions import parse
 from instructbooth_miniature.data import build_data, load_data
 from instructbooth_miniature.sampling import sample_training_scene
+from instructbooth_miniature.vae import LATENT_SIDE
 from instructbooth_miniature.world import PICTURE_SIZE
 
 SCENES = 40
@@ -20,14 +21,13 @@ SCENES = 40
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("instructbooth_miniature.data.SHARD_SCENES", SCENES)
-    monkeypatch.setattr(emphasis, "SHARD_SCENES", SCENES)
 
 
 def test_the_masks_cover_the_things_of_the_rendered_data(tmp_path: Path) -> None:
     build_data(tmp_path, seed=3, num_shards=2, num_workers=1)
     dataset = load_data(tmp_path, 2)
     things = emphasis.find_things(3, 2)
-    cell = PICTURE_SIZE // emphasis.LATENT_SIDE
+    cell = PICTURE_SIZE // LATENT_SIDE
     outside = things.masks.repeat_interleave(cell, 1).repeat_interleave(cell, 2).logical_not().numpy()
     seconds = [parse(texts[0]).second for texts in dataset.captions]
     assert [second is not None for second in seconds] == things.has_second.tolist()
