@@ -43,6 +43,7 @@ def _arguments() -> argparse.Namespace:
         "--workers", type=int, default=os.cpu_count() or 1, help="processes of the stages data and unet"
     )
     parser.add_argument("--unet-steps", type=int, default=stages.Plan.unet_steps, help="more is better")
+    parser.add_argument("--clip-steps", type=int, default=stages.Plan.clip_steps, help="of the reward model")
     parser.add_argument(
         "--go-on",
         action="store_true",
@@ -57,7 +58,9 @@ def _arguments() -> argparse.Namespace:
 def main() -> None:
     """Run the stages in order, and note how long each took in the work folder's seconds.json."""
     given = _arguments()
-    plan = stages.Plan(given.work, given.weights, given.seed, given.workers, given.unet_steps)
+    plan = stages.Plan(
+        given.work, given.weights, given.seed, given.workers, given.unet_steps, clip_steps=given.clip_steps
+    )
     plan.work.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)  # many small operators: two threads wait for each other more than they work
     for name in given.only or (GO_ON if given.go_on else FROM_NOTHING):

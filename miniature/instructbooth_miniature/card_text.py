@@ -56,10 +56,12 @@ All are safetensors in half precision, to be loaded as float32 on a CPU. The ora
 `python -m instructbooth_miniature.build` (seed {seed}), on {workers} CPU cores shared with other work:
 {seconds}.
 {scenes:,} rendered scenes with 4 captions each, {unet_scenes:,} of them for the denoiser, which was trained on {unet_pictures:,} pictures:
-v-prediction, zero terminal SNR, min-SNR weights, 10 % empty captions; things weigh more than backgrounds and second objects
-come more often until the learning rate falls (`emphasis.py`). The stages are resumable, the same seed and number of workers
-draw the same batches, and `--go-on` trains the shipped files longer on any machine. The shipped files were made in several
-sittings, the denoiser in each from what was shipped before, the first ones without emphasis: a rebuild gives other bits.
+v-prediction, zero terminal SNR, min-SNR weights, 10 % empty captions. Until the learning rate falls, things weigh more than
+backgrounds, plain objects come more often, and so do the noise levels at which words tell most (`emphasis.py`). Muon moves the
+weight matrices of denoiser and reward model (`muon.py`), AdamW all else. The stages are resumable, the same seed and number of
+workers draw the same batches, and `--go-on` trains the shipped files longer on any machine. The shipped files were made in
+several sittings, each from what was shipped before, the first ones with AdamW alone and without emphasis: a rebuild gives
+other bits.
 
 ## What falls short
 {shortfalls}

@@ -17,9 +17,10 @@ from torch.nn import functional
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
 
 from .contrastive import image_text_contrastive
+from .muon import Muon, inner_matrices
 from .progress import Progress
 from .tokenizer import MAX_TOKENS
-from .training import Ema, cosine_rate, fast_precision, optimise, seeded
+from .training import Ema, cosine_rate, fast_precision, load_checkpoint, optimise, save_checkpoint, seeded
 from .vae import to_model_range
 from .world import BODIES, CRESTS, MASCOT_PALETTE, PALETTE, PATTERNS, POSITIONS, SHAPES
 
@@ -27,6 +28,7 @@ WIDTH: Final = 128
 BATCH: Final = 64
 PEAK_RATE: Final = 1.5e-3
 MAX_SCALE: Final = 100.0
+CHECKPOINT_STEPS: Final = 250
 
 _SWAPS: Final = (
     tuple(PALETTE),
@@ -76,15 +78,28 @@ def make_false(caption: str, rng: random.Random) -> str:
 
 
 def train_clip(
-    model: CLIPModel, pictures: npt.NDArray[np.uint8], ids: torch.Tensor, false_ids: torch.Tensor, seed: int, steps: int
+    model: CLIPModel,
+    pictures: npt.NDArray[np.uint8],
+    ids: torch.Tensor,
+    false_ids: torch.Tensor,
+    work: Path,
+    seed: int,
+    before: int,
+    steps: int,
 ) -> CLIPModel:
-    """Train on pictures [n, 64, 64, 3] with true and false token ids [n, captions, tokens]; returns the average."""
-    parameters = list(model.parameters())
-    optimizer = torch.optim.AdamW(parameters, lr=PEAK_RATE, betas=(0.9, 0.98), weight_decay=0.02)
-    ema = Ema(model, 0.995)
-    progress = Progress("clip", steps)
-    for step in range(steps):
-        generator = seeded(seed, "clip", step)
+    """Train on pictures [n, 64, 64, 3] with true and false token ids [n, captions, tokens]; returns the average.
+
+    Resumes from `work`. `before`: steps the model had been trained for, so that it now draws other batches.
+    """
+    parameters, inner = list(model.parameters()), inner_matrices(model)
+    taken = {id(weight) for weight in inner}
+    outer = [weight for weight in parameters if id(weight) not in taken]
+    optimizers = [torch.optim.AdamW(outer, lr=PEAK_RATE, betas=(0.9, 0.98), weight_decay=0.02), Muon(inner)]
+    ema, checkpoint = Ema(model, 0.995), work / "clip-checkpoint"
+    start = load_checkpoint(checkpoint, {"clip": model}, {"clip": ema}, optimizers)
+    progress = Progress("clip", steps, start)
+    for step in range(start, steps):
+        generator = seeded(seed, "clip", before + step)
         index = torch.randint(len(pictures), (BATCH,), generator=generator)
         which = torch.randint(ids.shape[1], (2, BATCH), generator=generator)
         texts = torch.cat([ids[index, which[0]], false_ids[index, which[0]], false_ids[index, which[1]]])
@@ -94,9 +109,11 @@ def train_clip(
         image = functional.normalize(model.visual_projection(seen.float()), dim=-1)
         text = functional.normalize(model.text_projection(read.float()), dim=-1)
         loss = image_text_contrastive(image, text[:BATCH], text[BATCH:], model.logit_scale.exp().clamp(max=MAX_SCALE))
-        optimise(loss, parameters, optimizer, cosine_rate(step, steps, PEAK_RATE))
+        optimise(loss, parameters, optimizers, cosine_rate(step, steps, PEAK_RATE))
         ema.update(model, step)
         progress.advance({"loss": float(loss.detach())})
+        if (step + 1) % CHECKPOINT_STEPS == 0:
+            save_checkpoint(checkpoint, step + 1, {"clip": model}, {"clip": ema}, optimizers)
     ema.copy_to(model)
     return model.eval()
 

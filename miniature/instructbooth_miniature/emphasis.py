@@ -1,9 +1,11 @@
-"""Where the denoiser looks harder: at things rather than at backgrounds, and at second objects, its hardest skill.
+"""Where the denoiser looks harder: at things rather than at backgrounds, and at words that name a shape.
 
-A second object covers a tenth of a picture and stands in less than half of them, so an even loss learns it last. While
-the learning rate is high, scenes with one are drawn more often and the cells of things weigh more. Such weights shift
-the optimum towards a thing wherever one might stand; the steps of the falling learning rate are even and undo it.
-Subject and second object weigh alike: with the second object's cells alone, subjects were seen to turn into objects.
+A second object covers a tenth of a picture and stands in less than half of them, and the word for its shape tells
+something only at those noise levels that show a blob and not yet its outline: an even loss learns it last. While the
+learning rate is high, plain objects are drawn more often, alone and beside a mascot, the cells of things weigh more,
+and most timesteps come from those levels. Such weights shift the optimum towards a thing wherever one might stand; the
+steps of the falling learning rate are even and undo it. Subject and second object weigh alike: with the second
+object's cells alone, subjects were seen to turn into objects.
 """
 
 from __future__ import annotations
@@ -16,10 +18,16 @@ import torch
 
 from .data import draw_scenes
 from .vae import LATENT_SIDE
-from .world import PICTURE_SIZE, Pose
+from .world import PICTURE_SIZE, PlainObject, Pose, Scene
 
-SECOND_DRAWN: Final = 0.8
-"""How often an emphasised batch draws a scene with a second object."""
+OTHER, PLAIN, BESIDE = range(3)
+"""Kinds of scenes: a mascot alone, a plain object as the subject, a mascot beside a plain object."""
+DRAWN: Final = (0.2, 0.4, 0.4)
+"""How often an emphasised batch draws each kind."""
+TELLING: Final = (0.55, 0.95)
+"""The part of the schedule in which words for shapes tell something that the noisy picture does not."""
+TELLING_SHARE: Final = 2 / 3
+"""Share of an emphasised batch whose timesteps come from that part."""
 THING_WEIGHT: Final = 4.0
 """How much more a cell of a thing weighs than one of the background."""
 
@@ -30,15 +38,15 @@ class Things:
 
     Attributes:
         masks: the latent cells that subject and second object touch, bool [scenes, 16, 16].
-        has_second: whether there is a second object, bool [scenes].
+        kinds: OTHER, PLAIN or BESIDE, int64 [scenes].
     """
 
     masks: torch.Tensor
-    has_second: torch.Tensor
+    kinds: torch.Tensor
 
     def __getitem__(self, scenes: slice) -> Things:
         """Those of some scenes."""
-        return Things(self.masks[scenes], self.has_second[scenes])
+        return Things(self.masks[scenes], self.kinds[scenes])
 
 
 def find_things(seed: int, num_shards: int) -> Things:
@@ -49,7 +57,13 @@ def find_things(seed: int, num_shards: int) -> Things:
         mask[_cells(scene.subject_pose)] = True
         if scene.second_pose is not None:
             mask[_cells(scene.second_pose)] = True
-    return Things(masks, torch.tensor([scene.second_pose is not None for scene in scenes]))
+    return Things(masks, torch.tensor([_kind(scene) for scene in scenes]))
+
+
+def _kind(scene: Scene) -> int:
+    if isinstance(scene.subject, PlainObject):
+        return PLAIN
+    return OTHER if scene.second is None else BESIDE
 
 
 def _cells(pose: Pose) -> tuple[slice, slice]:
@@ -59,16 +73,32 @@ def _cells(pose: Pose) -> tuple[slice, slice]:
     return slice(max(0, low_y), high_y), slice(max(0, low_x), high_x)
 
 
-def draw(has_second: torch.Tensor, batch: int, generator: torch.Generator, emphasis: bool) -> torch.Tensor:
-    """Numbers of `batch` scenes, int64 [batch], with repetition: all alike, or with SECOND_DRAWN.
+def draw(kinds: torch.Tensor, batch: int, generator: torch.Generator, emphasis: bool) -> torch.Tensor:
+    """Numbers of `batch` scenes, int64 [batch], with repetition: all alike, or each kind as often as DRAWN says.
 
-    has_second: bool [scenes], whether a scene has a second object.
+    kinds: int64 [scenes].
     """
     if not emphasis:
-        return torch.randint(len(has_second), (batch,), generator=generator)
-    share = has_second.float().mean().clamp(1e-9, 1 - 1e-9)
-    chances = torch.where(has_second, SECOND_DRAWN / share, (1 - SECOND_DRAWN) / (1 - share))
-    return torch.multinomial(chances, batch, replacement=True, generator=generator)
+        return torch.randint(len(kinds), (batch,), generator=generator)
+    each = torch.tensor(DRAWN) / kinds.bincount(minlength=len(DRAWN)).clamp(min=1)
+    return torch.multinomial(each[kinds], batch, replacement=True, generator=generator)
+
+
+def draw_timesteps(timesteps: int, batch: int, generator: torch.Generator, emphasis: bool) -> torch.Tensor:
+    """Timesteps int64 [batch] in random order: over the whole schedule, or TELLING_SHARE of them from TELLING.
+
+    They are stratified: each batch covers the schedule evenly, which lowers the gradient's variance.
+    """
+    telling = round(TELLING_SHARE * batch) if emphasis else 0
+    low, high = TELLING
+    parts = [_stratified(batch - telling, generator), low + (high - low) * _stratified(telling, generator)]
+    drawn = (torch.cat(parts) * timesteps).long()
+    return drawn[torch.randperm(batch, generator=generator)]
+
+
+def _stratified(count: int, generator: torch.Generator) -> torch.Tensor:
+    """One random number from each of `count` equal parts of [0, 1)."""
+    return (torch.arange(count) + torch.rand(count, generator=generator)) / max(1, count)
 
 
 def cell_weights(masks: torch.Tensor, emphasis: bool) -> torch.Tensor:

@@ -128,7 +128,7 @@ def train_fidelity(pictures: npt.NDArray[np.uint8], seed: int, steps: int) -> Re
         traits = [functional.cross_entropy(head(features.float()), labels[identity, n]) for n, head in enumerate(heads)]
         naming = torch.stack(traits).sum()
         loss = contrast + NAMING_WEIGHT * naming
-        optimise(loss, parameters, optimizer, cosine_rate(step, steps, PEAK_RATE))
+        optimise(loss, parameters, [optimizer], cosine_rate(step, steps, PEAK_RATE))
         progress.advance({"contrast": float(contrast.detach()), "naming": float(naming.detach())})
     return encoder.eval()
 

@@ -49,11 +49,11 @@ class Plan:
     vae_steps: int = 1800
     decoder_steps: int = 3000
     text_steps: int = 350
-    clip_steps: int = 1500
+    clip_steps: int = 3600
     fidelity_steps: int = 1200
     fidelity_identities: int = 5000
     unet_batch: int = 32
-    unet_peak_rate: float = 1.2e-3
+    unet_peak_rate: float = 1.0e-3
     checkpoint_steps: int = 250
 
 
@@ -149,8 +149,10 @@ def _unet_worker(rank: int, plan: Plan) -> None:
 
 
 def clip(plan: Plan) -> None:
-    """Train the reward model."""
-    if (plan.work / "clip" / "config.json").exists():
+    """Train the reward model until it has had `plan.clip_steps` steps, from the one that is there if there is one."""
+    folder, noted = plan.work / "clip", plan.work / "clip-figures.json"
+    before = int(json.loads(noted.read_text())["steps"]) if noted.exists() else 0
+    if before >= plan.clip_steps:
         return
     torch.manual_seed(plan.seed)
     dataset, tokenizer = _data(plan), _tokenizer(plan)
@@ -158,12 +160,16 @@ def clip(plan: Plan) -> None:
     ids = _token_ids(tokenizer, texts)
     false_ids = _token_ids(tokenizer, [clip_stage.make_false(text, rng) for text in texts])
     seen = slice(0, len(ids) - HELD_BACK)
-    model = clip_stage.make_clip(tokenizer)
-    clip_stage.train_clip(model, dataset.pictures[seen], ids[seen], false_ids[seen], plan.seed, plan.clip_steps)
+    model = CLIPModel.from_pretrained(str(folder)).float() if before else clip_stage.make_clip(tokenizer)
+    steps = plan.clip_steps - before
+    clip_stage.train_clip(
+        model, dataset.pictures[seen], ids[seen], false_ids[seen], plan.work, plan.seed, before, steps
+    )
     unseen = slice(len(ids) - HELD_BACK, len(ids))
     figures = clip_stage.clip_figures(model, dataset.pictures[unseen], ids[unseen, 0], false_ids[unseen, 0])
-    (plan.work / "clip-figures.json").write_text(json.dumps(figures, indent=1))
-    clip_stage.save_clip(model, tokenizer, plan.work / "clip")
+    clip_stage.save_clip(model, tokenizer, folder)
+    noted.write_text(json.dumps({"steps": plan.clip_steps} | figures, indent=1))
+    shutil.rmtree(plan.work / "clip-checkpoint", ignore_errors=True)
 
 
 def fidelity(plan: Plan) -> None:

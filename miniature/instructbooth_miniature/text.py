@@ -105,7 +105,7 @@ def train_text_encoder(
         target = labels[index]
         losses = [functional.cross_entropy(head(pooled), target[:, column]) for column, head in enumerate(heads)]
         loss = torch.stack(losses).sum()
-        optimise(loss, parameters, optimizer, cosine_rate(step, steps, PEAK_RATE))
+        optimise(loss, parameters, [optimizer], cosine_rate(step, steps, PEAK_RATE))
         progress.advance({"loss": float(loss.detach())})
     return encoder.eval()
 

@@ -49,23 +49,25 @@ def trapezoid_rate(step: int, total: int, peak: float, warmup: int = 150) -> flo
 def optimise(
     loss: torch.Tensor,
     parameters: Sequence[nn.Parameter],
-    optimizer: torch.optim.Optimizer,
+    optimizers: Sequence[torch.optim.Optimizer],
     rate: float,
     share_gradients: Callable[[], None] | None = None,
 ) -> None:
-    """One optimizer step on a scalar loss, with gradients clipped to norm 1.
+    """One step of all optimizers on a scalar loss, with the gradients of `parameters` clipped to norm 1.
 
     A group's learning rate is `rate` times its "share" (1 where it has none). `share_gradients` is called between the
     backward pass and the clipping: processes that train together average their gradients there.
     """
-    for group in optimizer.param_groups:
-        group["lr"] = rate * group.get("share", 1.0)
-    optimizer.zero_grad(set_to_none=True)
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = rate * group.get("share", 1.0)
+        optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     if share_gradients is not None:
         share_gradients()
     nn.utils.clip_grad_norm_(parameters, 1.0)
-    optimizer.step()
+    for optimizer in optimizers:
+        optimizer.step()
 
 
 class Ema:
@@ -90,7 +92,11 @@ class Ema:
 
 
 def save_checkpoint(
-    folder: Path, step: int, modules: Mapping[str, nn.Module], emas: Mapping[str, Ema], optimizer: torch.optim.AdamW
+    folder: Path,
+    step: int,
+    modules: Mapping[str, nn.Module],
+    emas: Mapping[str, Ema],
+    optimizers: Sequence[torch.optim.Optimizer],
 ) -> None:
     """Write a checkpoint beside the old one and swap: a kill at any point leaves a whole one."""
     partial = folder.with_name(folder.name + ".partial")
@@ -101,8 +107,9 @@ def save_checkpoint(
     for name, ema in emas.items():
         save_file(ema.values, partial / f"{name}.ema.safetensors")
     moments: dict[str, torch.Tensor] = {}
-    for index, state in optimizer.state_dict()["state"].items():
-        moments |= {f"{index}.{key}": value.contiguous() for key, value in state.items()}
+    for number, optimizer in enumerate(optimizers):
+        for index, state in optimizer.state_dict()["state"].items():
+            moments |= {f"{number}.{index}.{key}": value.contiguous() for key, value in state.items()}
     save_file(moments, partial / "optimizer.safetensors")
     (partial / "step.json").write_text(json.dumps({"step": step}))
     swap_folder(partial, folder)
@@ -119,7 +126,10 @@ def swap_folder(new: Path, target: Path) -> None:
 
 
 def load_checkpoint(
-    folder: Path, modules: Mapping[str, nn.Module], emas: Mapping[str, Ema], optimizer: torch.optim.AdamW
+    folder: Path,
+    modules: Mapping[str, nn.Module],
+    emas: Mapping[str, Ema],
+    optimizers: Sequence[torch.optim.Optimizer],
 ) -> int:
     """Restore a checkpoint in place; returns the number of steps done, 0 if there is no checkpoint."""
     if not (folder / "step.json").exists():
@@ -128,9 +138,10 @@ def load_checkpoint(
         module.load_state_dict(load_file(folder / f"{name}.safetensors"))
     for name, ema in emas.items():
         ema.values = load_file(folder / f"{name}.ema.safetensors")
-    state: dict[int, dict[str, torch.Tensor]] = {}
+    states: list[dict[int, dict[str, torch.Tensor]]] = [{} for _ in optimizers]
     for key, value in load_file(folder / "optimizer.safetensors").items():
-        index, _, field = key.partition(".")
-        state.setdefault(int(index), {})[field] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        number, index, field = key.split(".")
+        states[int(number)].setdefault(int(index), {})[field] = value
+    for optimizer, state in zip(optimizers, states, strict=True):
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     return int(json.loads((folder / "step.json").read_text())["step"])

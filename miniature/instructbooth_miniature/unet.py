@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Final
 
 import torch
-import torch.distributed as dist
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from torch import nn
 from transformers import CLIPTextModel
 
-from .emphasis import Things, cell_weights, draw
+from .emphasis import Things, cell_weights, draw, draw_timesteps
+from .muon import Muon, inner_matrices
+from .processes import average_gradients
 from .progress import Progress
 from .text import WIDTH
 from .training import (
@@ -106,18 +107,16 @@ def denoising_loss(
 ) -> torch.Tensor:
     """Weighted squared error of the predicted velocity for one random batch; a scalar.
 
-    `emphasis`: draw scenes with a second object more often and weigh the cells of things more (`emphasis` says why).
+    `emphasis`: look harder at things and at the words for shapes (the module `emphasis` says how and why).
     """
-    index = draw(corpus.things.has_second, batch, generator, emphasis)
+    index = draw(corpus.things.kinds, batch, generator, emphasis)
     which = torch.randint(corpus.ids.shape[1], (batch,), generator=generator)
     ids = corpus.ids[index, which]
     dropped = torch.rand(batch, generator=generator) < EMPTY_CAPTION_SHARE
     ids = torch.where(dropped[:, None], corpus.empty, ids)
     latents = corpus.latents[index]
     noise = torch.randn(latents.shape, generator=generator)
-    # Stratified timesteps: each batch covers the whole schedule, which lowers the gradient's variance.
-    timesteps = ((torch.arange(batch) + torch.rand(batch, generator=generator)) * TRAIN_TIMESTEPS / batch).long()
-    timesteps = timesteps[torch.randperm(batch, generator=generator)]
+    timesteps = draw_timesteps(TRAIN_TIMESTEPS, batch, generator, emphasis)
     noisy = scheduler.add_noise(latents, noise, timesteps)
     target = scheduler.get_velocity(latents, noise, timesteps)
     with fast_precision():
@@ -152,45 +151,35 @@ def train_unet(
     # Measured on a CPU with AMX: the backward pass of the fused bf16 attention takes longer than all else together.
     unet.set_attn_processor(AttnProcessor())
     modules: dict[str, nn.Module] = {"unet": unet, "text": text_encoder.train()}
+    inner = inner_matrices(unet)
+    taken = {id(weight) for weight in inner}
     groups = [
-        {"params": list(unet.parameters()), "share": 1.0},
+        {"params": [weight for weight in unet.parameters() if id(weight) not in taken], "share": 1.0},
         {"params": list(text_encoder.parameters()), "share": TEXT_RATE_SHARE},
     ]
-    optimizer = torch.optim.AdamW(groups, lr=run.peak_rate, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
+    adamw = torch.optim.AdamW(groups, lr=run.peak_rate, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
+    optimizers = [adamw, Muon(inner, rank, world_size)]
     emas = {name: Ema(module, EMA_DECAY) for name, module in modules.items()}
     checkpoint = work / "unet-checkpoint"
-    start = load_checkpoint(checkpoint, modules, emas, optimizer)
+    start = load_checkpoint(checkpoint, modules, emas, optimizers)
     if start == 0 and earlier is not None:
         unet.load_state_dict(earlier)
         emas["unet"] = Ema(unet, EMA_DECAY)
     progress = Progress(f"unet rank {rank}", run.steps, start)
-    parameters = [parameter for group in groups for parameter in group["params"]]  # type: ignore[attr-defined]
+    parameters = [*unet.parameters(), *text_encoder.parameters()]
     for step in range(start, run.steps):
         rate = trapezoid_rate(step, run.steps, run.peak_rate)
         generator = seeded(run.seed, f"unet{rank}", step)
         emphasis = step < (1 - DECAY_SHARE) * run.steps
         loss = denoising_loss(unet, text_encoder, scheduler, corpus, run.batch, generator, emphasis)
-        optimise(loss, parameters, optimizer, rate, lambda: average_gradients(parameters, world_size))
+        optimise(loss, parameters, optimizers, rate, lambda: average_gradients(parameters, world_size))
         for name, module in modules.items():
             emas[name].update(module, step)
         if rank == 0:
             progress.advance({"loss": float(loss.detach()), "lr": rate})
             if (step + 1) % run.checkpoint_steps == 0 or step + 1 == run.steps:
-                save_checkpoint(checkpoint, step + 1, modules, emas, optimizer)
+                save_checkpoint(checkpoint, step + 1, modules, emas, optimizers)
                 on_checkpoint(emas)
     for name, module in modules.items():
         emas[name].copy_to(module)
     return unet.eval(), text_encoder.eval()
-
-
-def average_gradients(parameters: list[nn.Parameter], world_size: int) -> None:
-    """Average the gradients over all processes, in one message. Parameters without a gradient count as zero."""
-    if world_size == 1:
-        return
-    flat = torch.cat([torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in parameters])
-    dist.all_reduce(flat)
-    flat /= world_size
-    offset = 0
-    for parameter in parameters:
-        parameter.grad = flat[offset : offset + parameter.numel()].view_as(parameter)
-        offset += parameter.numel()

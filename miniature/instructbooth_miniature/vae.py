@@ -106,7 +106,7 @@ def train_vae(pictures: npt.NDArray[np.uint8], work: Path, seed: int, steps: int
     optimizer = torch.optim.AdamW(parameters, lr=PEAK_RATE, betas=(0.9, 0.98), weight_decay=0.0)
     ema = Ema(vae, 0.998)
     checkpoint = work / "vae-checkpoint"
-    start = load_checkpoint(checkpoint, {"vae": vae}, {"vae": ema}, optimizer)
+    start = load_checkpoint(checkpoint, {"vae": vae}, {"vae": ema}, [optimizer])
     progress = Progress("vae", steps, start)
     for step in range(start, steps):
         generator = seeded(seed, "vae", step)
@@ -117,11 +117,11 @@ def train_vae(pictures: npt.NDArray[np.uint8], work: Path, seed: int, steps: int
             batch = _random_crops(batch, generator)
         with fast_precision():
             parts = vae_loss(vae, batch, generator)
-        optimise(parts["loss"], parameters, optimizer, cosine_rate(step, steps, PEAK_RATE))
+        optimise(parts["loss"], parameters, [optimizer], cosine_rate(step, steps, PEAK_RATE))
         ema.update(vae, step)
         progress.advance({name: float(value.detach()) for name, value in parts.items()})
         if (step + 1) % CHECKPOINT_STEPS == 0:
-            save_checkpoint(checkpoint, step + 1, {"vae": vae}, {"vae": ema}, optimizer)
+            save_checkpoint(checkpoint, step + 1, {"vae": vae}, {"vae": ema}, [optimizer])
     ema.copy_to(vae)
     return vae.eval()
 
@@ -139,7 +139,7 @@ def train_decoder(
     optimizer = torch.optim.AdamW(parameters, lr=DECODER_RATE, betas=(0.9, 0.98), weight_decay=0.0)
     ema = Ema(decoder, 0.998)
     checkpoint = work / "decoder-checkpoint"
-    start = load_checkpoint(checkpoint, {"decoder": decoder}, {"decoder": ema}, optimizer)
+    start = load_checkpoint(checkpoint, {"decoder": decoder}, {"decoder": ema}, [optimizer])
     progress = Progress("vae decoder", steps, start)
     side = CROP // 4
     for step in range(start, steps):
@@ -156,11 +156,11 @@ def train_decoder(
         with fast_precision():
             decoded = vae.decode(packed + noise).sample.float()
         loss = picture_loss(decoded, batch)
-        optimise(loss, parameters, optimizer, cosine_rate(step, steps, DECODER_RATE))
+        optimise(loss, parameters, [optimizer], cosine_rate(step, steps, DECODER_RATE))
         ema.update(decoder, step)
         progress.advance({"loss": float(loss.detach())})
         if (step + 1) % CHECKPOINT_STEPS == 0:
-            save_checkpoint(checkpoint, step + 1, {"decoder": decoder}, {"decoder": ema}, optimizer)
+            save_checkpoint(checkpoint, step + 1, {"decoder": decoder}, {"decoder": ema}, [optimizer])
     ema.copy_to(decoder)
     vae.eval()
 

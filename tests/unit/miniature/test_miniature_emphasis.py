@@ -13,7 +13,7 @@ from instructbooth_miniature.captions import parse
 from instructbooth_miniature.data import build_data, load_data
 from instructbooth_miniature.sampling import sample_training_scene
 from instructbooth_miniature.vae import LATENT_SIDE
-from instructbooth_miniature.world import PICTURE_SIZE
+from instructbooth_miniature.world import PICTURE_SIZE, PlainObject
 
 SCENES = 40
 
@@ -29,22 +29,36 @@ def test_the_masks_cover_the_things_of_the_rendered_data(tmp_path: Path) -> None
     things = emphasis.find_things(3, 2)
     cell = PICTURE_SIZE // LATENT_SIDE
     outside = things.masks.repeat_interleave(cell, 1).repeat_interleave(cell, 2).logical_not().numpy()
-    seconds = [parse(texts[0]).second for texts in dataset.captions]
-    assert [second is not None for second in seconds] == things.has_second.tolist()
+    asked = [parse(texts[0]) for texts in dataset.captions]
+    expected = [emphasis.PLAIN if one.subject else emphasis.BESIDE if one.second else emphasis.OTHER for one in asked]
+    assert expected == things.kinds.tolist()
     for picture, rest in zip(dataset.pictures, outside, strict=True):
         background = picture[0, 0]  # nothing stands in a corner
         assert (picture[rest] == background).all()
         assert (picture[~rest] != background).any(axis=-1).mean() > 0.2
 
 
-def test_emphasised_batches_hold_the_asked_share_of_second_objects() -> None:
-    has_second = torch.tensor([True] * 30 + [False] * 70)
+def test_emphasised_batches_hold_each_kind_as_often_as_asked() -> None:
+    kinds = torch.tensor([emphasis.OTHER] * 50 + [emphasis.PLAIN] * 10 + [emphasis.BESIDE] * 40)
     generator = torch.Generator().manual_seed(0)
-    emphasised = emphasis.draw(has_second, 4000, generator, emphasis=True)
-    even = emphasis.draw(has_second, 4000, generator, emphasis=False)
-    assert has_second[emphasised].float().mean() == pytest.approx(emphasis.SECOND_DRAWN, abs=0.03)
-    assert has_second[even].float().mean() == pytest.approx(0.3, abs=0.03)
+    emphasised = emphasis.draw(kinds, 4000, generator, emphasis=True)
+    even = emphasis.draw(kinds, 4000, generator, emphasis=False)
+    for kind, asked in enumerate(emphasis.DRAWN):
+        assert (kinds[emphasised] == kind).float().mean() == pytest.approx(asked, abs=0.03)
+    assert (kinds[even] == emphasis.PLAIN).float().mean() == pytest.approx(0.1, abs=0.03)
     assert len(set(emphasised.tolist())) == 100  # none is left out
+
+
+def test_emphasised_timesteps_crowd_where_words_tell_something() -> None:
+    generator = torch.Generator().manual_seed(0)
+    low, high = (int(1000 * part) for part in emphasis.TELLING)
+    emphasised = emphasis.draw_timesteps(1000, 30, generator, emphasis=True)
+    telling = emphasised[(low <= emphasised) & (emphasised < high)]
+    assert 20 <= len(telling) <= 25  # 20 asked for, and those of the other 10 that fall there
+    assert emphasised.min() < 100 <= 900 < emphasised.max()
+    even = emphasis.draw_timesteps(1000, 10, generator, emphasis=False)
+    assert sorted(int(timestep) // 100 for timestep in even) == list(range(10))
+    assert even.tolist() != sorted(even.tolist())
 
 
 def test_cells_of_things_weigh_more_and_pictures_alike() -> None:
@@ -59,5 +73,6 @@ def test_cells_of_things_weigh_more_and_pictures_alike() -> None:
 
 def test_the_scenes_are_those_of_the_stage_data() -> None:
     rng = random.Random("5/0")
-    expected = [sample_training_scene(rng).second_pose is not None for _ in range(SCENES)]
-    assert emphasis.find_things(5, 1).has_second.tolist() == expected
+    drawn = [sample_training_scene(rng) for _ in range(SCENES)]
+    expected = [isinstance(scene.subject, PlainObject) for scene in drawn]
+    assert (emphasis.find_things(5, 1).kinds == emphasis.PLAIN).tolist() == expected
