@@ -63,12 +63,21 @@ def main() -> None:
     )
     plan.work.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)  # many small operators: two threads wait for each other more than they work
-    for name in given.only or (GO_ON if given.go_on else FROM_NOTHING):
+    chosen = given.only or (GO_ON if given.go_on else FROM_NOTHING)
+    if "restore" in chosen:
+        take_up_seconds(plan.work / "seconds.json", plan.weights.parent / "figures.json")
+    for name in chosen:
         started = time.monotonic()
         STAGES[name](plan)
         seconds = time.monotonic() - started
         print(f"[{name}] done in {seconds:.0f} s", file=sys.stderr, flush=True)
         note_seconds(plan.work / "seconds.json", name, seconds)
+
+
+def take_up_seconds(path: Path, figures: Path) -> None:
+    """Start from the seconds that the shipped weights took, unless this work folder counts its own already."""
+    if not path.exists():
+        path.write_text(json.dumps(json.loads(figures.read_text()).get("seconds", {}), indent=1))
 
 
 def note_seconds(path: Path, stage: str, seconds: float) -> None:

@@ -38,7 +38,7 @@ def restore(work: Path, weights: Path, num_shards: int) -> None:
     start = work / "unet-start.safetensors"
     own_denoiser = (work / "unet-checkpoint").exists() or start.exists()
     if not own_denoiser:
-        noted |= {"unet-seen": "unet", "seconds": "seconds"}
+        noted["unet-seen"] = "unet"
     figures = json.loads((weights.parent / "figures.json").read_text())
     for name, group in noted.items():
         if group in figures and not (work / f"{name}.json").exists():

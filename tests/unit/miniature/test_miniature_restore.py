@@ -10,6 +10,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
+from instructbooth_miniature.build import note_seconds, take_up_seconds
 from instructbooth_miniature.data import build_data
 from instructbooth_miniature.restore import restore
 
@@ -47,3 +48,12 @@ def test_a_denoiser_of_its_own_stays_and_is_not_counted_twice(work: Path) -> Non
 def test_without_data_it_names_the_stage_to_run(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="run the stage 'data' first"):
         restore(tmp_path, SHIPPED, num_shards=1)
+
+
+def test_the_shipped_seconds_are_counted_on_but_never_over_the_work_folders_own(tmp_path: Path) -> None:
+    figures, path = tmp_path / "figures.json", tmp_path / "seconds.json"
+    figures.write_text(json.dumps({"seconds": {"unet": 100.0, "data": 20.0}}))
+    take_up_seconds(path, figures)
+    note_seconds(path, "data", 3.0)
+    take_up_seconds(path, figures)
+    assert json.loads(path.read_text()) == {"unet": 100.0, "data": 23.0}
