@@ -28,6 +28,11 @@ def article(noun_phrase: str) -> str:
     return f"{'an' if noun_phrase[0] in 'aeiou' else 'a'} {noun_phrase}"
 
 
+def place(position: str) -> str:
+    """The clause for one of POSITIONS."""
+    return f"{'on' if position in ('left', 'right') else 'at'} the {position}"
+
+
 def caption(scene: Scene, rng: random.Random) -> str:
     """A random caption that is true of the scene."""
     if isinstance(scene.subject, Mascot):
@@ -38,7 +43,7 @@ def caption(scene: Scene, rng: random.Random) -> str:
         subject = f"{rng.choice(FILLERS)} {subject}"
     clauses = []
     if scene.position:
-        clauses.append(f"{'on' if scene.position in ('left', 'right') else 'at'} the {scene.position}")
+        clauses.append(place(scene.position))
     if rng.random() < BACKGROUND_SHARE:
         clauses.append(f"on {article(scene.background)} background")
     if scene.second is not None:

@@ -7,6 +7,7 @@ one or two words: so it must look at the background, the place, the size and the
 from __future__ import annotations
 
 import random
+import re
 from pathlib import Path
 from typing import Final
 
@@ -16,13 +17,14 @@ import torch
 from torch.nn import functional
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
 
+from .captions import article, place
 from .contrastive import image_text_contrastive
 from .muon import Muon, inner_matrices
 from .progress import Progress
 from .tokenizer import MAX_TOKENS
 from .training import Ema, cosine_rate, fast_precision, load_checkpoint, optimise, save_checkpoint, seeded
 from .vae import to_model_range
-from .world import BODIES, CRESTS, MASCOT_PALETTE, PALETTE, PATTERNS, POSITIONS, SHAPES
+from .world import BODIES, CLASS_NOUN, CRESTS, MASCOT_PALETTE, PALETTE, PATTERNS, POSITIONS, SHAPES, SIZE_PIXELS
 
 WIDTH: Final = 128
 BATCH: Final = 64
@@ -32,15 +34,15 @@ CHECKPOINT_STEPS: Final = 250
 
 _SWAPS: Final = (
     tuple(PALETTE),
-    SHAPES,
     tuple(MASCOT_PALETTE),
     PATTERNS,
-    BODIES,
     CRESTS,
-    POSITIONS[:2],
-    POSITIONS[2:],
-    ("small", "big"),
+    SHAPES,
 )
+_PLACE = re.compile(rf" (?:on|at) the ({'|'.join(POSITIONS)})\b")
+_SIZE = re.compile(rf"^an? (?:({'|'.join(size for size in SIZE_PIXELS if size)}) )?")
+_MOVE, _RESIZE = -1, -2
+_ARTICLE = re.compile(r"\ban? (?=(\w))")
 
 
 def make_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
@@ -69,12 +71,45 @@ def make_processor(tokenizer: CLIPTokenizer) -> CLIPProcessor:
 
 
 def make_false(caption: str, rng: random.Random) -> str:
-    """The caption with one or two of its words swapped for another of their kind."""
+    """A training caption with one or two things in it made false of its scene.
+
+    A colour, shape, pattern, body or crest becomes another one; a position or a size becomes another one or, where the
+    caption has none, is put in: a scene's captions always tell where a subject off the middle stands and whether it is
+    small or big. The articles are right again, so that no grammar gives a false caption away.
+    """
     words = caption.split()
-    places = [(place, kind) for place, word in enumerate(words) for kind in _SWAPS if word in kind]
-    for place, kind in rng.sample(places, min(len(places), rng.choice((1, 1, 2)))):
-        words[place] = rng.choice([word for word in kind if word != words[place]])
-    return " ".join(words)
+    kinds = {number: kind for number in range(len(words)) if (kind := _others(words, number))}
+    chosen = rng.sample([*kinds, _MOVE, _RESIZE], rng.choice((1, 1, 2)))
+    for number in chosen:
+        if number in kinds:
+            words[number] = rng.choice([word for word in kinds[number] if word != words[number]])
+    text = " ".join(words)
+    if _MOVE in chosen:
+        text = _move(text, rng)
+    if _RESIZE in chosen:
+        text = _resize(text, rng)
+    return _ARTICLE.sub(lambda found: article(found.group(1)).split()[0] + " ", text)
+
+
+def _others(words: list[str], number: int) -> tuple[str, ...]:
+    """The words of the same kind as one of a caption, itself among them; none for a word of no kind."""
+    if words[number] in BODIES and words[number + 1 : number + 2] == [CLASS_NOUN]:
+        return BODIES
+    return next((kind for kind in _SWAPS if words[number] in kind), ())
+
+
+def _move(caption: str, rng: random.Random) -> str:
+    found = _PLACE.search(caption)
+    there = found.group(1) if found else ""
+    elsewhere = " " + place(rng.choice([position for position in POSITIONS if position != there]))
+    return _PLACE.sub(elsewhere, caption) if found else caption + elsewhere
+
+
+def _resize(caption: str, rng: random.Random) -> str:
+    found = _SIZE.match(caption)
+    said = found.group(1) if found else ""
+    size = rng.choice([size for size in SIZE_PIXELS if size and size != said])
+    return _SIZE.sub(f"a {size} ", caption)
 
 
 def train_clip(

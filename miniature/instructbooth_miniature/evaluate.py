@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from diffusers import StableDiffusionPipeline
 
-from .captions import article, parse
+from .captions import article, parse, place
 from .oracle import judge
 from .sampling import sample_mascot, sample_object
 from .subjects import HELD_OUT_LOOKS
@@ -40,8 +40,7 @@ def _subject(number: int, rng: random.Random) -> str:
 def _prompt(family: str, subject: str, rng: random.Random) -> str:
     background = rng.choice(sorted(PALETTE))
     second = sample_object(rng, {background})
-    place = rng.choice(POSITIONS)
-    on = f"{'on' if place in ('left', 'right') else 'at'} the {place}"
+    on = place(rng.choice(POSITIONS))
     behind = f"on {article(background)} background"
     beside = f"next to {article(f'{second.colour} {second.shape}')}"
     combined = (f"{on} {behind}", f"{behind} {beside}", f"{on} {beside}")

@@ -26,7 +26,7 @@ GPU_PODS = 2
 QUERIES = {
     # Over a window: the pods are gone by now, and with them their series, but not what they said.
     "mean reward of the last reinforcement epoch": (
-        'last_over_time(instructbooth_reward_mean{namespace="demo",job="demo"}[30m])'
+        'last_over_time(instructbooth_reward_mean{namespace="demo",job="demo",stage="reinforce"}[30m])'
     ),
     "jobs by phase": "sum by (phase) (instructbooth_jobs)",
 }
