@@ -99,6 +99,14 @@ class Personalization(StageBase):
     caption_templates: Annotated[list[Template], Field(min_length=1, max_length=100)] = Field(
         default=["a photo of a {subject}"], description="Captions of the subject's pictures, drawn at random."
     )
+    flip: bool = Field(
+        default=False,
+        description="Also train on the pictures mirrored; not for a subject with writing or one that is not symmetric.",
+    )
+    min_snr_gamma: Annotated[float, Field(gt=0, le=1000)] | None = Field(
+        default=None,
+        description="Weigh timesteps by min-SNR with this gamma (usually 5); all weigh alike when left out.",
+    )
     checkpoint_interval_steps: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
         default=200, description="Steps between two checkpoints."
     )

@@ -94,8 +94,18 @@ def check_dreambooth_loss(module: ModuleType) -> None:
     target = torch.zeros(3, 2)
     assert float(module.dreambooth_loss(prediction, target, 2, 0.5)) == pytest.approx(5.0)
     assert float(module.dreambooth_loss(prediction, target, 2, 0.0)) == pytest.approx(3.0)
+    # Weights 2, 0, 0.5: subject (10 + 0) / 2 = 5, class 0.5 * 4 = 2: 5 + 0.5 * 2 = 6.
+    weights = torch.tensor([2.0, 0.0, 0.5])
+    assert float(module.dreambooth_loss(prediction, target, 2, 0.5, weights)) == pytest.approx(6.0)
     # Without class rows the subject's loss alone.
     assert float(module.dreambooth_loss(prediction[:2], target[:2], 2, 0.5)) == pytest.approx(3.0)
+
+
+def check_min_snr_weights(module: ModuleType) -> None:
+    # abar 0.9: SNR 9; abar 0.5: SNR 1; abar 0: SNR 0. Gamma 5: min is 5, 1, 0.
+    alpha_bar = torch.tensor([0.9, 0.5, 0.0])
+    close(module.min_snr_weights(alpha_bar, "epsilon", 5.0), [5 / 9, 1.0, 1.0])
+    close(module.min_snr_weights(alpha_bar, "v_prediction", 5.0), [5 / 10, 1 / 2, 0.0])
 
 
 def check_schedule_prompts(module: ModuleType) -> None:

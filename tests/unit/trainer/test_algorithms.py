@@ -23,6 +23,7 @@ CHECKS = [
     (checks.check_add_noise, dreambooth),
     (checks.check_diffusion_target, dreambooth),
     (checks.check_dreambooth_loss, dreambooth),
+    (checks.check_min_snr_weights, dreambooth),
     (checks.check_schedule_prompts, schedule),
     (checks.check_choose_timesteps, schedule),
     (checks.check_stopping, stopping),

@@ -8,12 +8,15 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from instructbooth.contract import Stage
 from instructbooth.spec.job import ResolvedJob
 from instructbooth_trainer.diffusion.adapter import WEIGHTS
+from instructbooth_trainer.diffusion.model import DiffusionModel
 from instructbooth_trainer.recipes import evaluate
+from instructbooth_trainer.recipes.personalize import prepare
 from instructbooth_trainer.recipes.reinforce import Reinforce
 from instructbooth_trainer.recipes.training import SynchronizedAdamW
 from instructbooth_trainer.runtime.environment import PodEnvironment
@@ -83,6 +86,32 @@ def test_prior_preservation_matters_and_may_be_left_out(lab: Lab, personalized: 
     job = lab.job("no-prior", personalization={"steps": 3, "priorPreservation": {"weight": 0}})
     lab.run(job, PERSONALIZE)
     assert report(lab, job, PERSONALIZE)["loss"] != report(lab, personalized, PERSONALIZE)["loss"][:3]
+
+
+def test_min_snr_weights_reach_the_loss(lab: Lab, personalized: ResolvedJob) -> None:
+    job = lab.job("min-snr", personalization={"steps": 3, "minSnrGamma": 5})
+    lab.run(job, PERSONALIZE)
+    weighed, even = report(lab, job, PERSONALIZE)["loss"][0], report(lab, personalized, PERSONALIZE)["loss"][0]
+    assert 0 < weighed < even  # the first step has the same rows, and no weight is above 1
+
+
+def test_flip_adds_the_mirrored_pictures(lab: Lab) -> None:
+    job = lab.job("flip", personalization={"steps": 1, "flip": True})
+    pod = PodEnvironment(job, PERSONALIZE, 1, {}, 0, None, local=True, workdir=lab.root)
+    with lab.environment():
+        run = make_context(pod, StopFlag())
+        model = DiffusionModel.load(
+            run.model_folder(job.spec.model.source),
+            family=job.spec.model.family,
+            dtype="fp32",
+            device=torch.device("cpu"),
+            resolution=None,
+        )
+        pictures = run.subject_images()
+        expected = model.encode_images([*pictures, *(p.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for p in pictures)])
+        found = prepare(run, model).subject
+    assert torch.equal(found, expected)
+    assert not torch.equal(found[: len(pictures)], found[len(pictures) :])
 
 
 def test_text_encoder_is_trained_and_survives_stage_2(lab: Lab) -> None:

@@ -2,7 +2,8 @@
 
 Source: DreamBooth, arXiv 2208.12242, eq. 2. The target y is the noise (epsilon) or the velocity
 v = sqrt(abar_t) noise - sqrt(1 - abar_t) x_0 (progressive distillation, arXiv 2202.00512, appendix D).
-Deliberate deviation: w_t = 1, as every public DreamBooth implementation does; min-SNR weights can come later.
+Each row may be weighed by its timestep, w_t = min(SNR, gamma) / SNR for epsilon and min(SNR, gamma) / (SNR + 1) for v,
+with SNR = abar_t / (1 - abar_t) (min-SNR, arXiv 2303.09556, section 3.4); the class rows are weighed like the subject's.
 """
 
 from __future__ import annotations
@@ -30,7 +31,23 @@ def diffusion_target(latents: Tensor, noise: Tensor, alpha_bar: Tensor, predicti
     raise ValueError(f"prediction type {prediction_type!r} is not epsilon or v_prediction")
 
 
-def dreambooth_loss(prediction: Tensor, target: Tensor, num_subject: int, prior_weight: float) -> Tensor:
+def min_snr_weights(alpha_bar: Tensor, prediction_type: str, gamma: float) -> Tensor:
+    """Weights of timesteps, [batch], float32.
+
+    Args:
+        alpha_bar: abar_t of each row, [batch]; 0 (no signal at all) weighs 1 for epsilon and 0 for v.
+        prediction_type: `epsilon` or `v_prediction`.
+        gamma: the SNR from which on a timestep no longer counts more, > 0.
+    """
+    snr = alpha_bar.float() / (1 - alpha_bar.float())
+    if prediction_type == "epsilon":
+        return (gamma / snr).clamp(max=1.0)
+    return snr.clamp(max=gamma) / (snr + 1)
+
+
+def dreambooth_loss(
+    prediction: Tensor, target: Tensor, num_subject: int, prior_weight: float, weights: Tensor | None = None
+) -> Tensor:
     """Mean squared error over the subject's rows plus `prior_weight` times that over the class rows.
 
     Args:
@@ -38,11 +55,14 @@ def dreambooth_loss(prediction: Tensor, target: Tensor, num_subject: int, prior_
         target: same shape.
         num_subject: rows of the subject, at least 1.
         prior_weight: lambda >= 0.
+        weights: of the rows, [batch]; all 1 when left out.
 
     Returns:
         A scalar, float32.
     """
     squared = (prediction.float() - target.float()).flatten(1).pow(2).mean(dim=1)
+    if weights is not None:
+        squared = squared * weights
     loss = squared[:num_subject].mean()
     if num_subject < len(squared):
         loss = loss + prior_weight * squared[num_subject:].mean()

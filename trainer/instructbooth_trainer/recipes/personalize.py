@@ -18,13 +18,14 @@ import time
 from dataclasses import dataclass
 
 import torch
+from PIL import ImageOps
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from instructbooth.contract import Outcome
 from instructbooth.spec.stages import Personalization
-from instructbooth_trainer.algorithms.dreambooth import add_noise, diffusion_target, dreambooth_loss
+from instructbooth_trainer.algorithms.dreambooth import add_noise, diffusion_target, dreambooth_loss, min_snr_weights
 from instructbooth_trainer.diffusion.adapter import Adapter
 from instructbooth_trainer.diffusion.model import DiffusionModel
 from instructbooth_trainer.diffusion.noise import keyed_generator
@@ -41,7 +42,7 @@ class Data:
     """What a rank trains on.
 
     Attributes:
-        subject: latents of the subject's pictures, [pictures, *latent_shape].
+        subject: latents of the subject's pictures, mirrored ones among them if asked for, [pictures, *latent_shape].
         captions: their captions with the identifier, one per template.
         classes: latents of this rank's class pictures, [n, *latent_shape]; empty without prior preservation.
         class_captions: index of each class picture's template, [n].
@@ -86,7 +87,9 @@ def run(run: RunContext) -> Outcome:
         noisy = add_noise(latents, noise.to(device), alpha_bar[timesteps])
         prediction = model.predict(noisy, timesteps.to(device), embeddings[rows])
         target = diffusion_target(latents, noise.to(device), alpha_bar[timesteps], model.prediction_type)
-        loss = dreambooth_loss(prediction, target, spec.batch_size, spec.prior_preservation.weight)
+        gamma = spec.min_snr_gamma
+        weights = None if gamma is None else min_snr_weights(alpha_bar[timesteps], model.prediction_type, gamma)
+        loss = dreambooth_loss(prediction, target, spec.batch_size, spec.prior_preservation.weight, weights)
         optimizer.backward(loss)
         result = optimizer.step(count=1, total_loss=float(loss.detach()))
         state.curve.append({"loss": result.loss})
@@ -99,7 +102,8 @@ def run(run: RunContext) -> Outcome:
 def prepare(run: RunContext, model: DiffusionModel) -> Data:
     """Encode the subject's pictures and draw this rank's share of the class pictures. Collective."""
     spec, subject = run.job.spec.personalization, run.job.spec.subject
-    latents = model.encode_images(run.subject_images())
+    pictures = run.subject_images()
+    latents = model.encode_images([*pictures, *map(ImageOps.mirror, pictures)] if spec.flip else pictures)
     class_texts = [class_text(template, subject) for template in spec.caption_templates]
     empty = latents.new_zeros(0, *model.latent_shape)
     classes = class_latents(run, model, class_texts) if spec.prior_preservation.weight > 0 else empty
