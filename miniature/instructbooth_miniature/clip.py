@@ -1,7 +1,8 @@
 """Stage "clip": the reward model, a small CLIPModel of this world's pictures and captions.
 
-It learns from the same pictures and captions as the base, and for each picture from captions that are false of it in
-one or two words: so it must look at the background, the place, the size and the second object, not the mascot alone.
+It learns from pictures and captions of the base's world, and for each picture from captions that are false of it in one
+or two words: so it must look at the background, the place, the size and the second object, not the mascot alone. Every
+batch is drawn anew: on 79,000 pictures it was seen to learn by heart which vague caption belongs to which of them.
 """
 
 from __future__ import annotations
@@ -17,12 +18,15 @@ import torch
 from torch.nn import functional
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
 
-from .captions import article, place
+from .captions import article, caption, place
 from .contrastive import image_text_contrastive
 from .muon import Muon, inner_matrices
 from .progress import Progress
+from .render import render
+from .sampling import sample_training_scene
+from .text import tokenize
 from .tokenizer import MAX_TOKENS
-from .training import Ema, cosine_rate, fast_precision, load_checkpoint, optimise, save_checkpoint, seeded
+from .training import Ema, cosine_rate, fast_precision, load_checkpoint, optimise, save_checkpoint
 from .vae import to_model_range
 from .world import BODIES, CLASS_NOUN, CRESTS, MASCOT_PALETTE, PALETTE, PATTERNS, POSITIONS, SHAPES, SIZE_PIXELS
 
@@ -70,14 +74,14 @@ def make_processor(tokenizer: CLIPTokenizer) -> CLIPProcessor:
     return CLIPProcessor(images, tokenizer)
 
 
-def make_false(caption: str, rng: random.Random) -> str:
+def make_false(true: str, rng: random.Random) -> str:
     """A training caption with one or two things in it made false of its scene.
 
     A colour, shape, pattern, body or crest becomes another one; a position or a size becomes another one or, where the
     caption has none, is put in: a scene's captions always tell where a subject off the middle stands and whether it is
     small or big. The articles are right again, so that no grammar gives a false caption away.
     """
-    words = caption.split()
+    words = true.split()
     kinds = {number: kind for number in range(len(words)) if (kind := _others(words, number))}
     chosen = rng.sample([*kinds, _MOVE, _RESIZE], rng.choice((1, 1, 2)))
     for number in chosen:
@@ -98,31 +102,30 @@ def _others(words: list[str], number: int) -> tuple[str, ...]:
     return next((kind for kind in _SWAPS if words[number] in kind), ())
 
 
-def _move(caption: str, rng: random.Random) -> str:
-    found = _PLACE.search(caption)
+def _move(text: str, rng: random.Random) -> str:
+    found = _PLACE.search(text)
     there = found.group(1) if found else ""
     elsewhere = " " + place(rng.choice([position for position in POSITIONS if position != there]))
-    return _PLACE.sub(elsewhere, caption) if found else caption + elsewhere
+    return _PLACE.sub(elsewhere, text) if found else text + elsewhere
 
 
-def _resize(caption: str, rng: random.Random) -> str:
-    found = _SIZE.match(caption)
+def _resize(text: str, rng: random.Random) -> str:
+    found = _SIZE.match(text)
     said = found.group(1) if found else ""
     size = rng.choice([size for size in SIZE_PIXELS if size and size != said])
-    return _SIZE.sub(f"a {size} ", caption)
+    return _SIZE.sub(f"a {size} ", text)
 
 
-def train_clip(
-    model: CLIPModel,
-    pictures: npt.NDArray[np.uint8],
-    ids: torch.Tensor,
-    false_ids: torch.Tensor,
-    work: Path,
-    seed: int,
-    before: int,
-    steps: int,
-) -> CLIPModel:
-    """Train on pictures [n, 64, 64, 3] with true and false token ids [n, captions, tokens]; returns the average.
+def draw_batch(rng: random.Random) -> tuple[npt.NDArray[np.uint8], list[str]]:
+    """Pictures uint8 [BATCH, 64, 64, 3] and 3 BATCH captions: a true one of each, then a false one, then another."""
+    scenes = [sample_training_scene(rng) for _ in range(BATCH)]
+    true = [caption(scene, rng) for scene in scenes]
+    false = [make_false(text, rng) for text in (*true, *(caption(scene, rng) for scene in scenes))]
+    return np.stack([render(scene) for scene in scenes]), true + false
+
+
+def train_clip(model: CLIPModel, tokenizer: CLIPTokenizer, work: Path, seed: int, before: int, steps: int) -> CLIPModel:
+    """Train on scenes drawn for it; returns the average.
 
     Resumes from `work`. `before`: steps the model had been trained for, so that it now draws other batches.
     """
@@ -134,13 +137,10 @@ def train_clip(
     start = load_checkpoint(checkpoint, {"clip": model}, {"clip": ema}, optimizers)
     progress = Progress("clip", steps, start)
     for step in range(start, steps):
-        generator = seeded(seed, "clip", before + step)
-        index = torch.randint(len(pictures), (BATCH,), generator=generator)
-        which = torch.randint(ids.shape[1], (2, BATCH), generator=generator)
-        texts = torch.cat([ids[index, which[0]], false_ids[index, which[0]], false_ids[index, which[1]]])
+        pictures, captions = draw_batch(random.Random(f"clip/{seed}/{before + step}"))
         with fast_precision():
-            seen = model.vision_model(pixel_values=to_model_range(pictures[index.numpy()])).pooler_output
-            read = model.text_model(input_ids=texts).pooler_output
+            seen = model.vision_model(pixel_values=to_model_range(pictures)).pooler_output
+            read = model.text_model(input_ids=tokenize(tokenizer, captions)).pooler_output
         image = functional.normalize(model.visual_projection(seen.float()), dim=-1)
         text = functional.normalize(model.text_projection(read.float()), dim=-1)
         loss = image_text_contrastive(image, text[:BATCH], text[BATCH:], model.logit_scale.exp().clamp(max=MAX_SCALE))

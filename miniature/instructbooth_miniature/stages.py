@@ -155,18 +155,17 @@ def clip(plan: Plan) -> None:
     if before >= plan.clip_steps:
         return
     torch.manual_seed(plan.seed)
-    dataset, tokenizer = _data(plan), _tokenizer(plan)
-    texts, rng = _all_captions(dataset), random.Random(f"false/{plan.seed}")
-    ids = _token_ids(tokenizer, texts)
-    false_ids = _token_ids(tokenizer, [clip_stage.make_false(text, rng) for text in texts])
-    seen = slice(0, len(ids) - HELD_BACK)
+    tokenizer = _tokenizer(plan)
     model = CLIPModel.from_pretrained(str(folder)).float() if before else clip_stage.make_clip(tokenizer)
-    steps = plan.clip_steps - before
-    clip_stage.train_clip(
-        model, dataset.pictures[seen], ids[seen], false_ids[seen], plan.work, plan.seed, before, steps
+    steps, dataset = plan.clip_steps - before, _data(plan)
+    clip_stage.train_clip(model, tokenizer, plan.work, plan.seed, before, steps)
+    pictures, texts = dataset.pictures[-HELD_BACK:], [texts[0] for texts in dataset.captions[-HELD_BACK:]]
+    rng = random.Random(f"false/{plan.seed}")
+    ids, false_ids = (
+        text_stage.tokenize(tokenizer, captions)
+        for captions in (texts, [clip_stage.make_false(text, rng) for text in texts])
     )
-    unseen = slice(len(ids) - HELD_BACK, len(ids))
-    figures = clip_stage.clip_figures(model, dataset.pictures[unseen], ids[unseen, 0], false_ids[unseen, 0])
+    figures = clip_stage.clip_figures(model, pictures, ids, false_ids)
     clip_stage.save_clip(model, tokenizer, folder)
     noted.write_text(json.dumps({"steps": plan.clip_steps} | figures, indent=1))
     shutil.rmtree(plan.work / "clip-checkpoint", ignore_errors=True)
