@@ -32,9 +32,6 @@ def test_reinforce_ran_as_two_pods_on_two_nodes(demo):
     assert json.loads((OUT / "reinforce" / "reinforce.json").read_text())["world_size"] == 2
 
 
-@pytest.mark.xfail(
-    reason="not established: 0.500 -> 0.578 with a standard error of 0.06, one seed (docs/demo.md)", strict=False
-)
 def test_reinforcement_raises_alignment(demo):
     evaluation = demo.job["status"]["evaluation"]
     assert evaluation["reinforced"]["miniature-oracle"] > evaluation["personalized"]["miniature-oracle"]
