@@ -20,7 +20,7 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcesso
 
 from .captions import article, caption, place
 from .contrastive import image_text_contrastive
-from .muon import Muon, inner_matrices
+from .muon import Muon, inner_matrices, other_parameters
 from .progress import Progress
 from .render import render
 from .sampling import sample_training_scene
@@ -129,10 +129,9 @@ def train_clip(model: CLIPModel, tokenizer: CLIPTokenizer, work: Path, seed: int
 
     Resumes from `work`. `before`: steps the model had been trained for, so that it now draws other batches.
     """
-    parameters, inner = list(model.parameters()), inner_matrices(model)
-    taken = {id(weight) for weight in inner}
-    outer = [weight for weight in parameters if id(weight) not in taken]
-    optimizers = [torch.optim.AdamW(outer, lr=PEAK_RATE, betas=(0.9, 0.98), weight_decay=0.02), Muon(inner)]
+    parameters = list(model.parameters())
+    adamw = torch.optim.AdamW(other_parameters(model), lr=PEAK_RATE, betas=(0.9, 0.98), weight_decay=0.02)
+    optimizers = [adamw, Muon(inner_matrices(model))]
     ema, checkpoint = Ema(model, 0.995), work / "clip-checkpoint"
     start = load_checkpoint(checkpoint, {"clip": model}, {"clip": ema}, optimizers)
     progress = Progress("clip", steps, start)

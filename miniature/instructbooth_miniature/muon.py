@@ -43,6 +43,12 @@ def inner_matrices(module: nn.Module) -> list[nn.Parameter]:
     return [weight for name, weight in named if weight.ndim >= 2 and not any(part in name for part in OUTER)]
 
 
+def other_parameters(module: nn.Module) -> list[nn.Parameter]:
+    """The parameters that `inner_matrices` leaves to AdamW."""
+    taken = {id(weight) for weight in inner_matrices(module)}
+    return [weight for weight in module.parameters() if id(weight) not in taken]
+
+
 class Muon(torch.optim.Optimizer):
     """Nesterov momentum, orthogonalised; a convolution counts as the matrix [out, in * height * width].
 
@@ -70,7 +76,10 @@ class Muon(torch.optim.Optimizer):
 
     def _advance(self, weight: nn.Parameter) -> torch.Tensor:
         gradient = torch.zeros_like(weight) if weight.grad is None else weight.grad
-        momentum = self.state[weight].setdefault("momentum", torch.zeros_like(weight))
+        state = self.state[weight]
+        if "momentum" not in state:
+            state["momentum"] = torch.zeros_like(weight)
+        momentum = state["momentum"]
         momentum.lerp_(gradient, 1 - MOMENTUM)
         return gradient.lerp(momentum, MOMENTUM)
 

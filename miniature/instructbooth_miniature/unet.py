@@ -19,7 +19,7 @@ from torch import nn
 from transformers import CLIPTextModel
 
 from .emphasis import Things, cell_weights, draw, draw_timesteps
-from .muon import Muon, inner_matrices
+from .muon import Muon, inner_matrices, other_parameters
 from .processes import average_gradients
 from .progress import Progress
 from .text import WIDTH
@@ -151,14 +151,12 @@ def train_unet(
     # Measured on a CPU with AMX: the backward pass of the fused bf16 attention takes longer than all else together.
     unet.set_attn_processor(AttnProcessor())
     modules: dict[str, nn.Module] = {"unet": unet, "text": text_encoder.train()}
-    inner = inner_matrices(unet)
-    taken = {id(weight) for weight in inner}
     groups = [
-        {"params": [weight for weight in unet.parameters() if id(weight) not in taken], "share": 1.0},
+        {"params": other_parameters(unet), "share": 1.0},
         {"params": list(text_encoder.parameters()), "share": TEXT_RATE_SHARE},
     ]
     adamw = torch.optim.AdamW(groups, lr=run.peak_rate, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
-    optimizers = [adamw, Muon(inner, rank, world_size)]
+    optimizers = [adamw, Muon(inner_matrices(unet), rank, world_size)]
     emas = {name: Ema(module, EMA_DECAY) for name, module in modules.items()}
     checkpoint = work / "unet-checkpoint"
     start = load_checkpoint(checkpoint, modules, emas, optimizers)

@@ -67,6 +67,7 @@ def test_layers_at_the_rim_are_left_to_adamw() -> None:
     names = ("conv_in", "inner", "time_embedding", "conv_out", "text_projection")
     module = nn.ModuleDict({name: nn.Linear(3, 3) for name in names})
     assert [id(weight) for weight in muon.inner_matrices(module)] == [id(module["inner"].weight)]
+    assert len(muon.other_parameters(module)) == 2 * len(names) - 1
 
 
 def test_a_resumed_run_goes_on_bit_for_bit(tmp_path: Path) -> None:
