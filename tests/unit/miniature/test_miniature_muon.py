@@ -41,6 +41,19 @@ def test_a_convolution_steps_like_the_matrix_of_its_outputs_and_in_the_size_of_a
     assert (moved * gradient).sum() < 0  # downhill
 
 
+def test_momentum_goes_on_where_a_gradient_ends() -> None:
+    torch.manual_seed(0)
+    weight, gradient = nn.Parameter(torch.zeros(4, 6)), torch.randn(4, 6)
+    optimizer = muon.Muon([weight])
+    optimizer.param_groups[0]["lr"] = 0.01
+    weight.grad = gradient
+    optimizer.step()
+    after_one = weight.detach().clone()
+    weight.grad = torch.zeros(4, 6)
+    optimizer.step()
+    assert ((weight.detach() - after_one) * gradient).sum() < 0
+
+
 def test_the_shares_of_all_processes_make_one_whole_step(monkeypatch: pytest.MonkeyPatch) -> None:
     def keep(tensors: Sequence[torch.Tensor], world_size: int) -> None:
         """Not summed: so each process's own share can be seen."""
