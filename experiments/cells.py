@@ -1,0 +1,172 @@
+"""One cell of an experiment: a subject, a seed and a recipe, taken through the stages by the trainer itself.
+
+Everything lies in a local store under names made from what went in (spec, weights), so that a second call does only
+what is missing, a changed recipe never meets the files of an old one, and cells that differ in reinforcement alone
+share their personalization.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from instructbooth.artifacts.layout import MANIFEST, RunLayout
+from instructbooth.contract import STAGES, Env, Stage
+from instructbooth.spec.job import InstructBoothJobSpec, ResolvedJob
+from instructbooth_miniature.pictures import draw_subject
+from instructbooth_miniature.subjects import HELD_OUT_SUBJECTS
+
+ROOT = Path(__file__).resolve().parents[1]
+WEIGHTS = ROOT / "miniature" / "weights"
+NAMESPACE = "experiments"
+LINES_OF_LOG = 15
+
+
+class CellFailed(Exception):
+    """A stage of a cell ended with an error; the message holds the end of its log."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What is run.
+
+    Attributes:
+        subject: name in HELD_OUT_SUBJECTS.
+        seed: of personalization and reinforcement; evaluation draws from the same noise in every cell.
+        recipe: name, for tables.
+        changes: what the recipe changes in the base spec, by dotted path; None removes a field.
+    """
+
+    subject: str
+    seed: int
+    recipe: str
+    changes: Mapping[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"{self.recipe}/{self.subject}/{self.seed}"
+
+
+def changed(spec: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of a spec with some dotted paths set, or removed where the value is None.
+
+    Raises KeyError for a path whose parent is not there.
+    """
+    out = copy.deepcopy(dict(spec))
+    for path, value in changes.items():
+        *parents, last = path.split(".")
+        place = out
+        for name in parents:
+            place = place[name]
+        if value is None:
+            place.pop(last, None)
+        else:
+            place[last] = value
+    return out
+
+
+def subject_changes(name: str) -> dict[str, Any]:
+    """What makes a manifest of the miniature world one of another subject."""
+    return {
+        "subject.images": {"s3": {"prefix": f"subjects/{name}"}},
+        "subject.description": HELD_OUT_SUBJECTS[name].description(3),
+    }
+
+
+def all_prompts(spec: Mapping[str, Any]) -> list[str]:
+    """The prompts that are evaluated: those trained on, then those held out."""
+    lines = [*spec["reinforcement"]["prompts"]["inline"], *spec["evaluation"]["prompts"]["inline"]]
+    return list(dict.fromkeys(lines))
+
+
+class Laboratory:
+    """A local store with the miniature world's models and subjects, and the runs in it."""
+
+    def __init__(self, folder: Path, manifest: Path) -> None:
+        """Reads the manifest that every cell starts from."""
+        self.folder = folder
+        self.spec: dict[str, Any] = yaml.safe_load(manifest.read_text())["spec"]
+        self.bucket: Path = folder / "store" / str(self.spec["artifacts"]["bucket"])
+        files = sorted(WEIGHTS.rglob("*.safetensors"))
+        self.weights = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+
+    @property
+    def spec_metrics(self) -> list[str]:
+        """Names of the metrics that the manifest evaluates."""
+        return [metric["name"] for metric in self.spec["evaluation"]["metrics"]]
+
+    def prepare(self, subjects: list[str]) -> None:
+        """Put models and pictures into the store. Raises KeyError for an unknown subject."""
+        models = self.bucket / "models"
+        models.mkdir(parents=True, exist_ok=True)
+        if not (models / "miniature").exists():
+            (models / "miniature").symlink_to(WEIGHTS)
+        for name in subjects:
+            draw_subject(name, self.bucket / "subjects" / name)
+        (self.folder / "logs").mkdir(exist_ok=True)
+
+    def job(self, cell: Cell) -> ResolvedJob:
+        """A cell's resolved job: one process, the seed put in, trained and held-out prompts evaluated."""
+        seeds = {"personalization.seed": cell.seed, "reinforcement.seed": cell.seed, "reinforcement.nodes": 1}
+        spec = changed(self.spec, {**subject_changes(cell.subject), **seeds, **cell.changes})
+        spec["evaluation"]["prompts"] = {"inline": all_prompts(spec)}
+        return self._resolved(cell.subject, spec, spec)
+
+    def _resolved(self, name: str, spec: Mapping[str, Any], key: object) -> ResolvedJob:
+        text = json.dumps([key, self.weights], sort_keys=True)
+        uid = hashlib.sha256(text.encode()).hexdigest()[:16]
+        return ResolvedJob(
+            namespace=NAMESPACE, name=name, uid=uid, spec=InstructBoothJobSpec.model_validate(dict(spec))
+        )
+
+    def output(self, job: ResolvedJob, stage: Stage) -> Path:
+        """Where a stage of a job publishes."""
+        return self.bucket / RunLayout.of(job).output(stage, 1)
+
+    def run(self, cell: Cell) -> Path:
+        """Take a cell through all stages; returns the evaluation's output. Raises CellFailed."""
+        job = self.job(cell)
+        wire = job.spec.to_wire()
+        first = self._resolved(cell.subject, wire, [wire["subject"], wire["model"], wire["personalization"]])
+        self._stage(first, Stage.PERSONALIZE)
+        shared = self.bucket / RunLayout.of(job).stage(Stage.PERSONALIZE)
+        if not shared.exists():
+            shared.parent.mkdir(parents=True, exist_ok=True)
+            shared.symlink_to(self.bucket / RunLayout.of(first).stage(Stage.PERSONALIZE))
+        for stage in STAGES[1:]:
+            self._stage(job, stage)
+        return self.output(job, Stage.EVALUATE)
+
+    def _stage(self, job: ResolvedJob, stage: Stage) -> None:
+        """Run a stage as the pod would, unless its output is there. Raises CellFailed."""
+        if (self.output(job, stage) / MANIFEST).exists():
+            return
+        stem = self.folder / "logs" / f"{job.uid}-{stage.value}"
+        config = stem.with_suffix(".json")
+        config.write_text(job.model_dump_json(by_alias=True, exclude_none=True))
+        env = os.environ | {
+            Env.CONFIG: str(config),
+            Env.STAGE: stage.value,
+            Env.ATTEMPT: "1",
+            Env.INPUTS: json.dumps({earlier.value: 1 for earlier in STAGES[: STAGES.index(stage)]}),
+            Env.STORE: str(self.folder / "store"),
+            Env.TERMINATION_LOG: str(stem.with_suffix(".end")),
+            "OMP_NUM_THREADS": "1",
+        }
+        log = stem.with_suffix(".log")
+        with log.open("w") as out:
+            done = subprocess.run(
+                [sys.executable, "-m", "instructbooth_trainer.main"], env=env, stdout=out, stderr=out, check=False
+            )
+        if done.returncode:
+            end = "\n".join(log.read_text().splitlines()[-LINES_OF_LOG:])
+            raise CellFailed(f"{stage.value} ended with code {done.returncode}; the end of {log}:\n{end}")

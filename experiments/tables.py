@@ -1,0 +1,82 @@
+"""From the cells' evaluations to a table: means over cells with 95 % bootstrap intervals."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from instructbooth_miniature.captions import parse
+from instructbooth_trainer.report.evaluation import MODELS, Evaluation
+
+RESAMPLES = 10_000
+TRAINED, HELD_OUT = "trained", "held out"
+Key = tuple[str, str, str]
+"""(model, metric, group of prompts)."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean over cells and its 95 % percentile bootstrap interval; the ends are the mean itself for a single cell."""
+
+    mean: float
+    low: float
+    high: float
+    cells: int
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f}" + (f" [{self.low:.3f}, {self.high:.3f}]" if self.cells > 1 else "")
+
+
+def interval(values: Sequence[float], seed: int = 0) -> Interval:
+    """Mean and interval of one number per cell. Raises ValueError for no values."""
+    if not values:
+        raise ValueError("no cells, no mean")
+    numbers = np.asarray(values)
+    rng = np.random.default_rng(seed)
+    means = numbers[rng.integers(len(numbers), size=(RESAMPLES, len(numbers)))].mean(axis=1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return Interval(float(numbers.mean()), float(low), float(high), len(numbers))
+
+
+def kind(prompt: str) -> str:
+    """What a prompt of the miniature world asks for: one skill, or `two at once`. Raises ValueError outside of it."""
+    asked = parse(prompt)
+    skills = [
+        name
+        for name, value in (
+            ("background", asked.background),
+            ("position/size", asked.position),
+            ("position/size", asked.size),
+            ("second object", asked.second),
+        )
+        if value
+    ]
+    return skills[0] if len(skills) == 1 else "two at once" if skills else "nothing"
+
+
+def cell_numbers(evaluation: Evaluation, trained: Iterable[str]) -> dict[Key, float]:
+    """Means of one cell by model, metric and group: trained, held out, and the held-out ones by kind."""
+    sums: dict[Key, list[float]] = defaultdict(list)
+    known = set(trained)
+    for picture in evaluation.pictures:
+        prompt = evaluation.prompts[picture.prompt_index]
+        groups = [TRAINED] if prompt.template in known else [HELD_OUT, f"{HELD_OUT}: {kind(prompt.judged)}"]
+        for metric, value in picture.scores.items():
+            for group in groups:
+                sums[picture.model, metric, group].append(value)
+    return {key: float(np.mean(values)) for key, values in sums.items()}
+
+
+def render(rows: dict[str, list[dict[Key, float]]], metrics: Sequence[str]) -> str:
+    """A Markdown table: recipes and their models down, metrics by group of prompts across."""
+    columns = [(metric, group) for metric in metrics for group in (TRAINED, HELD_OUT)]
+    lines = ["| recipe | model | cells |" + "".join(f" {m}, {g} |" for m, g in columns)]
+    lines.append("|---|---|---|" + "---|" * len(columns))
+    for recipe, cells in rows.items():
+        for model in MODELS:
+            shown = [interval([cell[model, metric, group] for cell in cells]) for metric, group in columns]
+            lines.append(f"| {recipe} | {model} | {len(cells)} |" + "".join(f" {value} |" for value in shown))
+    return "\n".join(lines)
