@@ -91,6 +91,25 @@ def test_subject_identity_is_the_mean_cosine(tiny: TinyWorld) -> None:
     torch.testing.assert_close(reward(tensors, ["", "", ""]), (features @ features.T).mean(1), rtol=1e-3, atol=1e-3)
 
 
+def test_nothing_is_gained_above_the_ceiling(tiny: TinyWorld) -> None:
+    references, tensors = pictures(3, 32, 32)
+    given = {"model_folder": str(tiny.vision), "reference_images": references}
+    free = create_identity(given)(tensors, ["", "", ""])
+    middle = float(free.median())
+    capped = create_identity({**given, "ceiling": middle})(tensors, ["", "", ""])
+    assert capped.tolist() == [min(likeness, middle) for likeness in free.tolist()]  # each picture by itself
+    assert float(capped.min()) < middle < float(free.max())
+    assert torch.equal(create_identity({**given, "ceiling": 1})(tensors, ["", "", ""]), free)
+
+
+@pytest.mark.parametrize("ceiling", [-1, 1.01, "0.8", True, float("nan")])
+def test_a_ceiling_outside_the_cosines_range_is_refused(tiny: TinyWorld, ceiling: object) -> None:
+    with pytest.raises(ValueError, match=r"ceiling is .* above -1 and at most 1"):
+        create_identity(
+            {"model_folder": str(tiny.vision), "reference_images": tiny.subject_images(), "ceiling": ceiling}
+        )
+
+
 def test_subject_identity_needs_pictures_and_a_model(tiny: TinyWorld) -> None:
     with pytest.raises(ValueError, match="pictures"):
         create_identity({"model_folder": str(tiny.vision), "reference_images": []})
