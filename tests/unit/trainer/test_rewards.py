@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer, CLIPVisionModel
 
 from instructbooth.spec.stages import RewardSpec
-from instructbooth_trainer.rewards import RewardContext, WeightedReward, load_reward, score
+from instructbooth_trainer.rewards import Part, RewardContext, WeightedReward, load_reward, score
 from instructbooth_trainer.rewards.clip_score import create as create_clip
 from instructbooth_trainer.rewards.pick_score import create as create_pick
 from instructbooth_trainer.rewards.preprocess import Preprocess
@@ -200,6 +200,19 @@ def test_a_failing_reward_is_an_error(reward: Fixed | Broken) -> None:
 
 
 def test_weighted_sum() -> None:
-    # 2 * (1, 3) - 0.5 * (4, 2) = (0, 5).
-    reward = WeightedReward([("a", 2.0, Fixed(1.0, 3.0)), ("b", -0.5, Fixed(4.0, 2.0))])
-    assert reward(torch.zeros(2, 3, 4, 4), ["x", "y"]).tolist() == [0.0, 5.0]
+    # 2 * (1, 3) - 0.5 * (4, 2) = (0, 5): mean 2.5, std 2.5.
+    reward = WeightedReward([Part("a", 2.0, Fixed(1.0, 3.0)), Part("b", -0.5, Fixed(4.0, 2.0))])
+    scores = reward(torch.zeros(2, 3, 4, 4), ["x", "y"])
+    assert scores.tolist() == [[1.0, 3.0], [4.0, 2.0]]
+    assert reward.total(scores).tolist() == [0.0, 5.0]
+    assert reward.numbers(scores) == {"reward_mean": 2.5, "reward_std": 2.5, "reward/a": 2.0, "reward/b": 3.0}
+    assert not reward.normalizes
+
+
+def test_a_normalised_part_is_weighed_in_standard_deviations_and_told_raw() -> None:
+    # (1, 3) has mean 2, std 1: (-1, 1). 2 * (-1, 1) - 0.5 * (4, 2) = (-4, 1).
+    reward = WeightedReward([Part("a", 2.0, Fixed(1.0, 3.0), normalize=True), Part("a", -0.5, Fixed(4.0, 2.0))])
+    scores = reward(torch.zeros(2, 3, 4, 4), ["x", "y"])
+    assert reward.total(scores).tolist() == [-4.0, 1.0]
+    assert reward.numbers(scores) == {"reward_mean": 2.5, "reward_std": 2.5, "reward/a": 2.0, "reward/a-2": 3.0}
+    assert reward.normalizes
