@@ -40,6 +40,14 @@ def truncates(params: Mapping[str, object]) -> bool:
     return policy == "truncate"
 
 
+def whole_number(params: Mapping[str, object], name: str, low: int, high: int, default: int) -> int:
+    """An optional whole number in [low, high]. Raises ValueError naming parameter, value and bounds."""
+    value = params.get(name, default)
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise ValueError(f"{name} is {value!r}; it must be a whole number from {low} to {high}")
+    return value
+
+
 def number(params: Mapping[str, object], name: str, low: float, high: float) -> float | None:
     """An optional number in (low, high]. Raises ValueError naming parameter, value and bounds."""
     value = params.get(name)
