@@ -9,7 +9,16 @@ from types import ModuleType
 
 import pytest
 
-from instructbooth_trainer.algorithms import advantages, dreambooth, gaussian, kl, schedule, stopping, surrogate
+from instructbooth_trainer.algorithms import (
+    advantages,
+    dreambooth,
+    gaussian,
+    kl,
+    schedule,
+    stopping,
+    surrogate,
+    weighting,
+)
 from instructbooth_trainer.diffusion import ddim
 from tests.unit.trainer import checks
 
@@ -36,6 +45,15 @@ MUTANTS: list[tuple[ModuleType, Check, str, str]] = [
     (advantages, checks.check_group_advantages, ".clamp(min=std_floor)", " + 1e-8"),
     (advantages, checks.check_group_advantages, ".clamp(-clip, clip)", ".clamp(max=clip)"),
     (advantages, checks.check_group_advantages, "rewards[members].double()", "rewards.double()[members.sort().indices][: int(members.sum())]"),
+    (weighting, checks.check_part_scale, "correction=0", "correction=1"),
+    (weighting, checks.check_part_scale, "torch.where(std > SPREAD_FLOOR, std, torch.ones_like(std))", "std"),
+    (weighting, checks.check_part_scale, "torch.where(std > SPREAD_FLOOR, std, torch.ones_like(std))", "std.clamp(min=SPREAD_FLOOR)"),
+    (weighting, checks.check_part_scale, "exact.mean(dim=1)", "exact.mean().expand(len(parts))"),
+    (weighting, checks.check_weighted_sum, "(part.double() - mean)", "part.double()"),
+    (weighting, checks.check_weighted_sum, " / std)", ")"),
+    (weighting, checks.check_weighted_sum, "total += weight * ", "total += "),
+    (weighting, checks.check_weighted_sum, "if wanted else part", "if not wanted else part"),
+    (weighting, checks.check_weighted_sum, "part_scale(parts) if scale is None else scale", "part_scale(parts)"),
     (dreambooth, checks.check_add_noise, "+ (1 - alpha_bar).sqrt() * noise", "+ (1 - alpha_bar) * noise"),
     (dreambooth, checks.check_add_noise, "return alpha_bar.sqrt() * latents", "return alpha_bar * latents"),
     (dreambooth, checks.check_diffusion_target, "- (1 - alpha_bar).sqrt() * latents", "+ (1 - alpha_bar).sqrt() * latents"),
