@@ -70,6 +70,10 @@ def check_group_advantages(module: ModuleType) -> None:
     close(module.group_advantages(rewards, groups, 1.0), [-1.0, 0.0, 0.0, 0.0, 1.0])
     # The floor: rewards 0 and 0.0002, std 0.0001 < 0.001: +-0.0001 / 0.001 = +-0.1 rather than +-1.
     close(module.group_advantages(torch.tensor([0.0, 0.0002]), torch.tensor([0, 0]), 5.0), [-0.1, 0.1])
+    # Deviations -3, 3 and -1, 1: the shared standard deviation is sqrt((9 + 9 + 1 + 1) / 4) = sqrt(5).
+    rewards, groups = torch.tensor([0.0, 6.0, 4.0, 6.0]), torch.tensor([7, 7, 9, 9])
+    close(module.group_advantages(rewards, groups, 5.0), [-1.0, 1.0, -1.0, 1.0])
+    close(module.group_advantages(rewards, groups, 5.0, shared_std=True), [-1.341641, 1.341641, -0.447214, 0.447214])
 
 
 def check_part_scale(module: ModuleType) -> None:

@@ -120,7 +120,9 @@ class Rollouts:
         scores, mine, trajectories, conditionings = self._draw(texts, judged, self.schedule, "rollout", epoch)
         groups = torch.arange(len(texts)) // size
         rewards = self.reward.total(scores)
-        advantages = group_advantages(rewards, groups, spec.advantage_clip)[mine].to(self._model.device)
+        shared = spec.advantage_std == "epoch"
+        advantages = group_advantages(rewards, groups, spec.advantage_clip, shared_std=shared)
+        advantages = advantages[mine].to(self._model.device)
 
         trajectory = torch.cat(trajectories, dim=1)
         embeddings = torch.cat([c.embeddings for c in conditionings])
