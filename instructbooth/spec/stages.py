@@ -214,8 +214,8 @@ class Reinforcement(StageBase):
     )
     advantage_std: Literal["prompt", "epoch"] = Field(
         default="prompt",
-        description="What advantages are divided by: the spread of the prompt's own rewards, so that every prompt pushes "
-        "alike, or that of the whole epoch, so that prompts whose pictures differ little push little.",
+        description="What advantages are divided by: the spread of the prompt's own rewards, so that every prompt "
+        "pushes alike, or that of the whole epoch, so that prompts whose pictures differ little push little.",
     )
     kl_weight: Annotated[float, Field(ge=0, le=1e6)] = Field(
         default=0.01, description="Weight of the KL to the personalized policy."

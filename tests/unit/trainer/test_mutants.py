@@ -43,7 +43,7 @@ MUTANTS: list[tuple[ModuleType, Check, str, str]] = [
     (advantages, checks.check_group_advantages, "reward - group_means(reward)[index]", "reward"),
     (advantages, checks.check_group_advantages, "index.bincount().double()", "index.bincount().double() - 0.5"),
     (advantages, checks.check_group_advantages, "if shared_std else", "if not shared_std else"),
-    (advantages, checks.check_group_advantages, "group_means(deviation.square())[index]", "deviation.square().mean()"),
+    (advantages, checks.check_group_advantages, "group_means(square)[index]", "square.mean()"),
     (advantages, checks.check_group_advantages, ".clamp(min=std_floor)", " + 1e-8"),
     (advantages, checks.check_group_advantages, ".clamp(-clip, clip)", ".clamp(max=clip)"),
     (weighting, checks.check_part_scale, "correction=0", "correction=1"),

@@ -1,13 +1,14 @@
-"""A_i = clip((r_i - m) / max(s, floor), -c, c); m is the mean of the pictures of the same prompt, s a standard deviation.
+"""A_i = clip((r_i - m) / max(s, floor), -c, c), where m is the mean of its prompt's pictures, s a standard deviation.
 
 s is either the prompt's own or that of all deviations r_i - m of the epoch. By its own every prompt pushes alike, even
 one whose pictures are all right and differ by the reward's noise alone; by the epoch's a prompt pushes as much as its
 pictures differ in reward.
 
 Source: DDPO's per-prompt normalisation, arXiv 2305.13301, section 4.2, as group statistics (GRPO, arXiv 2402.03300,
-eq. 4); the epoch's spread as in Flow-GRPO's global one, arXiv 2505.05470. Deliberate deviations: the group is the prompt's pictures of this epoch on all ranks, not a running buffer, so
-that an epoch depends on nothing but itself; the standard deviation is the population's and has a floor, so that a group
-without any difference gives zeros and one with hardly any does not shout.
+eq. 4); the epoch's spread as in Flow-GRPO, arXiv 2505.05470. Deliberate deviations: the group is the prompt's pictures
+of this epoch on all ranks, not a running buffer, so that an epoch depends on nothing but itself; the standard deviation
+is the population's and has a floor, so that a group without any difference gives zeros and one with hardly any does not
+shout.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def group_advantages(
     Returns:
         [num_images], float32.
     """
-    _, index = groups.unique(return_inverse=True)
+    index: Tensor = torch.unique(groups, return_inverse=True)[1]
     size = index.bincount().double()
 
     def group_means(values: Tensor) -> Tensor:
@@ -39,5 +40,7 @@ def group_advantages(
 
     reward = rewards.double()
     deviation = reward - group_means(reward)[index]
-    variance = deviation.square().mean() if shared_std else group_means(deviation.square())[index]
-    return (deviation / variance.sqrt().clamp(min=std_floor)).clamp(-clip, clip).float()
+    square = deviation.square()
+    variance = square.mean() if shared_std else group_means(square)[index]
+    advantages: Tensor = (deviation / variance.sqrt().clamp(min=std_floor)).clamp(-clip, clip).float()
+    return advantages
