@@ -150,6 +150,17 @@ def test_a_file_that_does_not_fit_is_told_by_key(reference: tuple[Path, OpenClip
     (tmp_path / CHECKPOINT).unlink()
     with pytest.raises(ValueError, match="holds no HPS_v2"):
         create({"model_folder": str(tmp_path)})
+    (tmp_path / "vocab.json").unlink()
+    with pytest.raises(ValueError, match=r"no tokenizer: there is no tokenizer\.json and no vocab\.json"):
+        create({"model_folder": str(tmp_path)})
+
+
+def test_another_models_tokenizer_is_refused(reference: tuple[Path, OpenClip, Any], tmp_path: Path) -> None:
+    make_tokenizer(tmp_path)
+    torch.manual_seed(0)
+    torch.save({"state_dict": OpenClip(vocabulary=3).state_dict()}, tmp_path / CHECKPOINT)
+    with pytest.raises(ValueError, match=r"the tokenizer has \d+ tokens, HPS_v2.1_compressed.pt 3: it is another"):
+        create({"model_folder": str(tmp_path)})
 
 
 class Innocent:

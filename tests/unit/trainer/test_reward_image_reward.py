@@ -225,3 +225,6 @@ def test_what_does_not_fit_is_named(original: tuple[Path, Original], tmp_path: P
     (tmp_path / CONFIG).unlink()
     with pytest.raises(ValueError, match="holds no med_config"):
         create({"model_folder": str(tmp_path)})
+    (tmp_path / "vocab.txt").unlink()
+    with pytest.raises(ValueError, match=r"no tokenizer: there is no tokenizer\.json and no vocab\.txt"):
+        create({"model_folder": str(tmp_path)})

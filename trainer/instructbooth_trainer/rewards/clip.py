@@ -16,7 +16,7 @@ from transformers import CLIPModel, CLIPTokenizer
 
 from instructbooth_trainer.rewards.params import check_known, device_and_dtype, model_folder, truncates
 from instructbooth_trainer.rewards.preprocess import Preprocess
-from instructbooth_trainer.rewards.texts import tokenize
+from instructbooth_trainer.rewards.texts import check_tokenizer, tokenize
 
 
 class ClipCosine:
@@ -79,7 +79,8 @@ def clip_of_folder(name: str, params: Mapping[str, object], *, scaled: bool) -> 
 
 
 def load_tokenizer(folder: Path) -> CLIPTokenizer:
-    """The CLIPTokenizer that lies in a folder. Raises OSError when there is none."""
+    """The CLIPTokenizer that lies in a folder. Raises ValueError when there is none."""
+    check_tokenizer(folder, "tokenizer.json", "vocab.json")
     return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
 
 

@@ -38,7 +38,7 @@ def create(params: Mapping[str, object]) -> ClipCosine:
         vision_head_width=VISION_HEAD,
         eos_token_id=int(tokenizer.eos_token_id),
     )
-    if len(tokenizer) > model.config.text_config.vocab_size:
+    if len(tokenizer) != model.config.text_config.vocab_size:
         raise ValueError(
             f"the tokenizer has {len(tokenizer)} tokens, {CHECKPOINT} {model.config.text_config.vocab_size}: "
             "it is another model's"

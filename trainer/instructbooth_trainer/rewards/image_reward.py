@@ -23,7 +23,7 @@ from instructbooth_trainer.rewards.blip import load_image_reward
 from instructbooth_trainer.rewards.params import check_known, device_and_dtype, model_folder, truncates
 from instructbooth_trainer.rewards.preprocess import Preprocess
 from instructbooth_trainer.rewards.published import read_checkpoint
-from instructbooth_trainer.rewards.texts import tokenize
+from instructbooth_trainer.rewards.texts import check_tokenizer, tokenize
 
 CHECKPOINT, CONFIG = "ImageReward.pt", "med_config.json"
 TOKENS = 35
@@ -37,6 +37,7 @@ class ImageReward:
         """Load checkpoint, configuration and tokenizer. Raises ValueError or OSError when one is missing or unfit."""
         self._truncate = truncates(params)
         self._device, self._dtype = device_and_dtype(params)
+        check_tokenizer(folder, "tokenizer.json", "vocab.txt")
         self._tokenizer = BertTokenizer.from_pretrained(folder, local_files_only=True)
         model = load_image_reward(read_checkpoint(folder / CHECKPOINT), folder / CONFIG, CHECKPOINT)
         self._preprocess = Preprocess.of_clip(int(model.vision.config.image_size))

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from instructbooth_trainer.runtime.errors import UserError
+
+
+def check_tokenizer(folder: Path, *files: str) -> None:
+    """Raise ValueError when none of a tokenizer's files lies in the folder: a class may then make one of no words."""
+    if not any((folder / name).is_file() for name in files):
+        raise ValueError(f"the model's folder holds no tokenizer: there is no {' and no '.join(files)}")
 
 
 def tokenize(
