@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -112,18 +113,20 @@ class Original(nn.Module):
 
     def see(self, pixels: Tensor) -> Tensor:
         """The picture's tokens."""
-        vision: nn.Module = self.blip.visual_encoder  # type: ignore[assignment]
+        vision: Any = self.blip.visual_encoder
         x = vision.patch_embed.proj(pixels).flatten(2).transpose(1, 2)
         x = torch.cat([vision.cls_token.expand(len(x), -1, -1), x], dim=1) + vision.pos_embed
         for block in vision.blocks:
-            x = x + block.attn.proj(attend(*block.attn.qkv(block.norm1(x)).chunk(3, dim=2), heads=2))
+            q, k, v = block.attn.qkv(block.norm1(x)).chunk(3, dim=2)
+            x = x + block.attn.proj(attend(q, k, v, heads=2))
             x = x + block.mlp.fc2(functional.gelu(block.mlp.fc1(block.norm2(x))))
         out: Tensor = vision.norm(x)
         return out
 
     def forward(self, pixels: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
         """The reward, [batch]."""
-        seen, text = self.see(pixels), self.blip.text_encoder
+        seen = self.see(pixels)
+        text: Any = self.blip.text_encoder
         embeddings = text.embeddings
         x = embeddings.LayerNorm(
             embeddings.word_embeddings(ids) + embeddings.position_embeddings.weight[: ids.shape[1]]
@@ -136,7 +139,8 @@ class Original(nn.Module):
                 x = part.output.LayerNorm(part.output.dense(got) + x)
             wide = functional.gelu(layer.intermediate.dense(x))
             x = layer.output.LayerNorm(layer.output.dense(wide) + x)
-        out: Tensor = (self.mlp.layers(x[:, 0]).squeeze(1) - 0.16717362830052426) / 1.0333394966054072
+        head: Any = self.mlp.layers
+        out: Tensor = (head(x[:, 0]).squeeze(1) - 0.16717362830052426) / 1.0333394966054072
         return out
 
 
