@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -46,7 +47,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = No
     return (weights.softmax(dim=-1) @ v).transpose(1, 2).flatten(2)
 
 
-def module(**parts: nn.Module) -> nn.Module:
+def module(**parts: nn.Module) -> Any:
     """A module that only holds others by name."""
     out = nn.Module()
     for name, part in parts.items():
@@ -54,7 +55,7 @@ def module(**parts: nn.Module) -> nn.Module:
     return out
 
 
-def vision_block() -> nn.Module:
+def vision_block() -> Any:
     return module(
         norm1=nn.LayerNorm(VISION, eps=1e-6),
         attn=module(qkv=nn.Linear(VISION, 3 * VISION), proj=nn.Linear(VISION, VISION)),
@@ -63,16 +64,16 @@ def vision_block() -> nn.Module:
     )
 
 
-def attention(keys: int) -> nn.Module:
+def attention(keys: int) -> Any:
     parts = {"query": nn.Linear(TEXT, TEXT), "key": nn.Linear(keys, TEXT), "value": nn.Linear(keys, TEXT)}
     return module(**{"self": module(**parts)}, output=output(TEXT))
 
 
-def output(width: int) -> nn.Module:
+def output(width: int) -> Any:
     return module(dense=nn.Linear(width, TEXT), LayerNorm=nn.LayerNorm(TEXT, eps=1e-12))
 
 
-def text_layer() -> nn.Module:
+def text_layer() -> Any:
     return module(
         attention=attention(TEXT),
         crossattention=attention(VISION),
@@ -83,6 +84,9 @@ def text_layer() -> nn.Module:
 
 class Original(nn.Module):
     """Named as the published file is, with what it holds beside."""
+
+    blip: Any
+    mlp: Any
 
     def __init__(self) -> None:
         super().__init__()
@@ -112,11 +116,12 @@ class Original(nn.Module):
 
     def see(self, pixels: Tensor) -> Tensor:
         """The picture's tokens."""
-        vision: nn.Module = self.blip.visual_encoder  # type: ignore[assignment]
+        vision = self.blip.visual_encoder
         x = vision.patch_embed.proj(pixels).flatten(2).transpose(1, 2)
         x = torch.cat([vision.cls_token.expand(len(x), -1, -1), x], dim=1) + vision.pos_embed
         for block in vision.blocks:
-            x = x + block.attn.proj(attend(*block.attn.qkv(block.norm1(x)).chunk(3, dim=2), heads=2))
+            q, k, v = block.attn.qkv(block.norm1(x)).chunk(3, dim=2)
+            x = x + block.attn.proj(attend(q, k, v, heads=2))
             x = x + block.mlp.fc2(functional.gelu(block.mlp.fc1(block.norm2(x))))
         out: Tensor = vision.norm(x)
         return out

@@ -7,6 +7,7 @@ import io
 import json
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,7 +16,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 import torch
-import urllib3.util.retry
 from PIL import Image
 
 from instructbooth.contract import ExitCode
@@ -37,7 +37,7 @@ class Service:
 
 @contextmanager
 def serve(*script: tuple[int, bytes] | tuple[int, bytes, dict[str, str]]) -> Iterator[Service]:
-    service = Service([(*entry, {})[:3] for entry in script])  # type: ignore[misc]
+    service = Service([(*entry, {})[:3] for entry in script])
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -69,7 +69,7 @@ def serve(*script: tuple[int, bytes] | tuple[int, bytes, dict[str, str]]) -> Ite
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Instead of waiting, what would have been waited."""
     seconds: list[float] = []
-    monkeypatch.setattr(urllib3.util.retry.time, "sleep", seconds.append)
+    monkeypatch.setattr(time, "sleep", seconds.append)
     return seconds
 
 
