@@ -15,7 +15,7 @@ from instructbooth.contract import Stage
 from instructbooth.spec.job import ResolvedJob
 from instructbooth_trainer.diffusion.adapter import WEIGHTS
 from instructbooth_trainer.diffusion.model import DiffusionModel
-from instructbooth_trainer.recipes import evaluate
+from instructbooth_trainer.recipes import evaluate, rollouts
 from instructbooth_trainer.recipes.personalize import prepare
 from instructbooth_trainer.recipes.reinforce import Reinforce
 from instructbooth_trainer.recipes.training import SynchronizedAdamW
@@ -178,6 +178,21 @@ def test_pairs_cover_the_transitions_of_the_rollout(lab: Lab, personalized: Reso
     assert float(z.pow(2).mean()) == pytest.approx(1.0, abs=0.1)
     # Groups of four pictures: advantages of each sum to zero.
     assert float(pairs.advantages.view(3, 8).sum(dim=1).abs().max()) < 1e-4
+
+
+def test_scoring_behind_the_drawing_changes_no_bit(
+    lab: Lab, personalized: ResolvedJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = stage_object(lab, second_stage(lab, personalized))
+    monkeypatch.setattr(rollouts, "sampling_batch", lambda resolution: 5)  # 12 pictures: 5 + 5 + 2
+    pairs, scores = stage.rollouts.collect(0)
+    validated = stage.rollouts.validate(3)
+    monkeypatch.setattr(rollouts, "one_behind", map)
+    expected, wanted = stage.rollouts.collect(0)
+    assert torch.equal(scores, wanted)
+    assert torch.equal(pairs.advantages, expected.advantages)
+    assert torch.equal(pairs.latents, expected.latents)
+    assert torch.equal(validated, stage.rollouts.validate(3))
 
 
 def test_rewards_never_read_the_identifier(

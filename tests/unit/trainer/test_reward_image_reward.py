@@ -47,7 +47,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = No
     return (weights.softmax(dim=-1) @ v).transpose(1, 2).flatten(2)
 
 
-def module(**parts: nn.Module) -> nn.Module:
+def module(**parts: nn.Module) -> Any:
     """A module that only holds others by name."""
     out = nn.Module()
     for name, part in parts.items():
@@ -55,7 +55,7 @@ def module(**parts: nn.Module) -> nn.Module:
     return out
 
 
-def vision_block() -> nn.Module:
+def vision_block() -> Any:
     return module(
         norm1=nn.LayerNorm(VISION, eps=1e-6),
         attn=module(qkv=nn.Linear(VISION, 3 * VISION), proj=nn.Linear(VISION, VISION)),
@@ -64,16 +64,16 @@ def vision_block() -> nn.Module:
     )
 
 
-def attention(keys: int) -> nn.Module:
+def attention(keys: int) -> Any:
     parts = {"query": nn.Linear(TEXT, TEXT), "key": nn.Linear(keys, TEXT), "value": nn.Linear(keys, TEXT)}
     return module(**{"self": module(**parts)}, output=output(TEXT))
 
 
-def output(width: int) -> nn.Module:
+def output(width: int) -> Any:
     return module(dense=nn.Linear(width, TEXT), LayerNorm=nn.LayerNorm(TEXT, eps=1e-12))
 
 
-def text_layer() -> nn.Module:
+def text_layer() -> Any:
     return module(
         attention=attention(TEXT),
         crossattention=attention(VISION),
@@ -84,6 +84,9 @@ def text_layer() -> nn.Module:
 
 class Original(nn.Module):
     """Named as the published file is, with what it holds beside."""
+
+    blip: Any
+    mlp: Any
 
     def __init__(self) -> None:
         super().__init__()

@@ -6,7 +6,7 @@ of the reward are normalised and summed once all of them are there.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +20,7 @@ from instructbooth_trainer.diffusion.model import DiffusionModel
 from instructbooth_trainer.diffusion.noise import keyed_generator
 from instructbooth_trainer.diffusion.prompts import expand, reward_text
 from instructbooth_trainer.diffusion.sampling import Conditioning, conditioning_for, sample, sampling_batch
+from instructbooth_trainer.recipes.behind import one_behind
 from instructbooth_trainer.rewards import RewardContext, WeightedReward
 from instructbooth_trainer.runtime.context import RunContext
 from instructbooth_trainer.runtime.errors import UserError
@@ -82,7 +83,9 @@ class Rollouts:
     def _draw(
         self, texts: Sequence[str], judged: Sequence[str], schedule: DdimSchedule, *key: int | str
     ) -> tuple[Tensor, list[int], list[Tensor], list[Conditioning]]:
-        """Draw and score one picture per text, split over the ranks. Collective.
+        """Draw and score one picture per text, split over the ranks; a batch is scored while the next is drawn.
+
+        Collective.
 
         Returns:
             raw scores of all pictures, [parts, num], equal on all ranks; the numbers of this rank's pictures; per
@@ -90,19 +93,25 @@ class Rollouts:
         """
         mine = list(range(self._run.gang.rank, len(texts), self._run.gang.world_size))
         scores = torch.zeros(len(self.reward.names), len(texts), device=self._model.device)
-        trajectories, conditionings = [], []
+        trajectories: list[Tensor] = []
+        conditionings: list[Conditioning] = []
         size = sampling_batch(self._model.resolution)
-        for first in range(0, len(mine), size):
-            numbers = mine[first : first + size]
-            unique = list(dict.fromkeys(texts[n] for n in numbers))
-            index = torch.tensor([unique.index(texts[n]) for n in numbers], device=self._model.device)
-            conditioning = conditioning_for(self._model, unique, self._spec.sampling.guidance_scale).rows(index)
-            generators = [keyed_generator(self._spec.seed, *key, n) for n in numbers]
-            trajectory = sample(self._model, schedule, conditioning, generators)
-            batch = self.reward(self._model.decode(trajectory[-1]), [judged[n] for n in numbers])
+        batches = [mine[first : first + size] for first in range(0, len(mine), size)]
+
+        def pictures() -> Iterator[tuple[Tensor, list[str]]]:
+            for numbers in batches:
+                unique = list(dict.fromkeys(texts[n] for n in numbers))
+                index = torch.tensor([unique.index(texts[n]) for n in numbers], device=self._model.device)
+                conditioning = conditioning_for(self._model, unique, self._spec.sampling.guidance_scale).rows(index)
+                generators = [keyed_generator(self._spec.seed, *key, n) for n in numbers]
+                trajectory = sample(self._model, schedule, conditioning, generators)
+                trajectories.append(trajectory)
+                conditionings.append(conditioning)
+                self._run.progress.beat()
+                yield self._model.decode(trajectory[-1]), [judged[n] for n in numbers]
+
+        for numbers, batch in zip(batches, one_behind(lambda drawn: self.reward(*drawn), pictures()), strict=True):
             scores[:, torch.tensor(numbers)] = batch.to(self._model.device)
-            trajectories.append(trajectory)
-            conditionings.append(conditioning)
             self._run.progress.beat()
         everybodys: Tensor = self._run.accelerator.reduce(scores, reduction="sum")
         return everybodys.cpu(), mine, trajectories, conditionings
