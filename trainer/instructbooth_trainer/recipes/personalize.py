@@ -5,8 +5,8 @@ DreamBooth (arXiv 2208.12242) as InstructBooth (arXiv 2312.03011) uses it: capti
 
 Assumptions and deviations, for neither paper published its code:
 - LoRA on the U-Net (and optionally the text encoder) instead of all weights: stage 2 needs a small policy.
-- Class latents are kept as the sampler left them, not decoded and encoded again. Each rank draws and trains on its own
-  share of them, as a sharded data loader would. Their captions are the templates with the class noun alone.
+- Class latents are kept as the sampler left them, not decoded and encoded again (class_images.py). Each rank trains on
+  its own share of them, as a sharded data loader would. Their captions are the templates with the class noun alone.
 - The subject's latents are the posterior's mean, made once; so are the embeddings unless the text encoder is trained.
 - Every random number is keyed by (seed, step, rank): a resumed run repeats an unbroken one bit for bit.
 """
@@ -19,8 +19,6 @@ from dataclasses import dataclass
 
 import torch
 from PIL import ImageOps
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from instructbooth.contract import Outcome
@@ -30,7 +28,7 @@ from instructbooth_trainer.diffusion.adapter import Adapter
 from instructbooth_trainer.diffusion.model import DiffusionModel
 from instructbooth_trainer.diffusion.noise import keyed_generator
 from instructbooth_trainer.diffusion.prompts import class_text, expand
-from instructbooth_trainer.diffusion.sampling import conditioning_for, sample, sampling_batch
+from instructbooth_trainer.recipes.class_images import class_latents
 from instructbooth_trainer.recipes.training import AdapterState, SynchronizedAdamW, samples_sheet
 from instructbooth_trainer.runtime.context import RunContext
 
@@ -100,49 +98,15 @@ def run(run: RunContext) -> Outcome:
 
 
 def prepare(run: RunContext, model: DiffusionModel) -> Data:
-    """Encode the subject's pictures and draw this rank's share of the class pictures. Collective."""
+    """Encode the subject's pictures and get this rank's share of the class pictures. Collective."""
     spec, subject = run.job.spec.personalization, run.job.spec.subject
     pictures = run.subject_images()
     latents = model.encode_images([*pictures, *map(ImageOps.mirror, pictures)] if spec.flip else pictures)
     class_texts = [class_text(template, subject) for template in spec.caption_templates]
-    empty = latents.new_zeros(0, *model.latent_shape)
-    classes = class_latents(run, model, class_texts) if spec.prior_preservation.weight > 0 else empty
-    numbers = torch.arange(len(classes)) * run.gang.world_size + run.gang.rank
     captions = [expand(template, subject, identifier=True) for template in spec.caption_templates]
-    return Data(latents, captions, classes, numbers % len(class_texts), class_texts if len(classes) else [])
-
-
-def class_latents(run: RunContext, model: DiffusionModel, texts: list[str]) -> Tensor:
-    """Latents of this rank's class pictures, [n, *latent_shape]: numbers rank, rank + world, ... of all of them.
-
-    Drawn by the base model (call it before an adapter is added), in batches; kept in the work folder.
-    """
-    spec, world = run.job.spec.personalization, run.gang.world_size
-    prior = spec.prior_preservation
-    numbers = list(range(run.gang.rank, max(prior.num_images, world), world))
-    key = json.dumps([prior.to_wire(), spec.seed, texts, world, run.job.spec.model.to_wire()])
-    path = run.workdir / f"class-latents-{run.gang.rank}.safetensors"
-    if path.is_file():
-        with safe_open(path, "pt") as kept:
-            if (kept.metadata() or {}).get("key") == key:
-                found: Tensor = kept.get_tensor("latents")
-                return found.to(model.device)
-    schedule = model.schedule(prior.sampling.steps, eta=0.0)
-    conditioning = conditioning_for(model, texts, prior.sampling.guidance_scale)
-    size = sampling_batch(model.resolution)
-    drawn = []
-    run.progress.start(len(numbers), "class pictures")
-    # Rank 0 has the most: every rank goes through as many rounds as it does, for stop_if_asked is collective.
-    for first in range(0, len(range(0, max(prior.num_images, world), world)), size):
-        if part := numbers[first : first + size]:
-            rows = conditioning.rows(torch.tensor([n % len(texts) for n in part], device=model.device))
-            generators = [keyed_generator(spec.seed, "class", n) for n in part]
-            drawn.append(sample(model, schedule, rows, generators)[-1])
-            run.progress.update(first + len(part))
-        run.stop_if_asked()
-    latents = torch.cat(drawn)
-    save_file({"latents": latents.cpu()}, path, metadata={"key": key})
-    return latents
+    if not spec.prior_preservation.weight:
+        return Data(latents, captions, latents[:0], torch.zeros(0, dtype=torch.int64), [])
+    return Data(latents, captions, *class_latents(run, model, class_texts), class_texts)
 
 
 def batch(
