@@ -91,6 +91,15 @@ BAD: dict[str, tuple[Callable[[Manifest], None], str]] = {
         _set("personalization.captionTemplates", ["a photo"]),
         "spec.personalization.captionTemplates",
     ),
+    "dropout-of-everything": (_set("personalization.lora", {"dropout": 1}), "spec.personalization.lora.dropout"),
+    "target-module-with-a-pattern": (
+        _set("personalization.lora", {"targetModules": ["to_.*"]}),
+        "spec.personalization.lora.targetModules[0]",
+    ),
+    "no-target-modules": (
+        _set("personalization.lora", {"targetModules": []}),
+        "spec.personalization.lora.targetModules",
+    ),
     "no-rewards": (_set("reinforcement.rewards", []), "spec.reinforcement.rewards"),
     "too-many-timesteps": (
         _set("reinforcement.timestepsPerTrajectory", 8),

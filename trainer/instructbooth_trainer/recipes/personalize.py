@@ -14,23 +14,27 @@ Assumptions and deviations, for neither paper published its code:
 from __future__ import annotations
 
 import json
+import logging
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from PIL import ImageOps
 from torch import Tensor
 
 from instructbooth.contract import Outcome
-from instructbooth.spec.stages import Personalization
+from instructbooth.spec.personalization import Personalization
 from instructbooth_trainer.algorithms.dreambooth import add_noise, diffusion_target, dreambooth_loss, min_snr_weights
 from instructbooth_trainer.diffusion.adapter import Adapter
+from instructbooth_trainer.diffusion.identifier import IdentifierReport, check_identifier
 from instructbooth_trainer.diffusion.model import DiffusionModel
 from instructbooth_trainer.diffusion.noise import keyed_generator
 from instructbooth_trainer.diffusion.prompts import class_text, expand
 from instructbooth_trainer.recipes.class_images import class_latents
 from instructbooth_trainer.recipes.training import AdapterState, SynchronizedAdamW, samples_sheet
 from instructbooth_trainer.runtime.context import RunContext
+
+log = logging.getLogger(__name__)
 
 MAX_GRAD_NORM = 1.0
 
@@ -66,6 +70,7 @@ def run(run: RunContext) -> Outcome:
         device=device,
         resolution=job.model.resolution,
     )
+    identifier = look_at_identifier(run, model)
     data = prepare(run, model)
     adapter = Adapter(model, spec.lora, text_encoder=spec.train_text_encoder, seed=spec.seed)
     optimizer = SynchronizedAdamW(run.accelerator, adapter, spec.learning_rate, MAX_GRAD_NORM, job.model.dtype)
@@ -81,20 +86,29 @@ def run(run: RunContext) -> Outcome:
     began = time.monotonic()
     for step in range(start, spec.steps):
         latents, rows, noise, timesteps = batch(spec, data, step, run.gang.rank, len(alpha_bar))
-        embeddings = model.encode_prompts(texts) if fixed is None else fixed
         noisy = add_noise(latents, noise.to(device), alpha_bar[timesteps])
-        prediction = model.predict(noisy, timesteps.to(device), embeddings[rows])
         target = diffusion_target(latents, noise.to(device), alpha_bar[timesteps], model.prediction_type)
         gamma = spec.min_snr_gamma
         weights = None if gamma is None else min_snr_weights(alpha_bar[timesteps], model.prediction_type, gamma)
-        loss = dreambooth_loss(prediction, target, spec.batch_size, spec.prior_preservation.weight, weights)
-        optimizer.backward(loss)
+        with adapter.dropping(spec.seed, "dropout", step, run.gang.rank):
+            embeddings = model.encode_prompts(texts) if fixed is None else fixed
+            prediction = model.predict(noisy, timesteps.to(device), embeddings[rows])
+            loss = dreambooth_loss(prediction, target, spec.batch_size, spec.prior_preservation.weight, weights)
+            optimizer.backward(loss)
         result = optimizer.step(count=1, total_loss=float(loss.detach()))
         state.curve.append({"loss": result.loss})
         speed = (step + 1 - start) * per_step / (time.monotonic() - began)
         run.progress.update(step + 1, loss=result.loss, grad_norm=result.grad_norm, images_per_second=speed)
         run.checkpoint(step + 1, state)
-    return finish(run, model, adapter, state)
+    return finish(run, model, adapter, state, identifier)
+
+
+def look_at_identifier(run: RunContext, model: DiffusionModel) -> IdentifierReport:
+    """Check the identifier against the tokenizer; a poor one is worth a warning, not an error."""
+    report = check_identifier(model.tokenizer, run.job.spec.subject.identifier)
+    if report.warning and run.gang.is_main:
+        log.warning("%s", report.warning)
+    return report
 
 
 def prepare(run: RunContext, model: DiffusionModel) -> Data:
@@ -133,7 +147,9 @@ def batch(
     return latents, rows, noise, timesteps
 
 
-def finish(run: RunContext, model: DiffusionModel, adapter: Adapter, state: AdapterState) -> Outcome:
+def finish(
+    run: RunContext, model: DiffusionModel, adapter: Adapter, state: AdapterState, identifier: IdentifierReport
+) -> Outcome:
     """Publish adapter, numbers and a sheet of samples. Collective."""
     spec = run.job.spec.personalization
     losses = [point["loss"] for point in state.curve]
@@ -141,7 +157,8 @@ def finish(run: RunContext, model: DiffusionModel, adapter: Adapter, state: Adap
     if run.gang.is_main:
         folder.mkdir(parents=True, exist_ok=True)
         adapter.save(folder)
-        (folder / "personalize.json").write_text(json.dumps({"loss": losses, "spec": spec.to_wire()}, indent=1))
+        record = {"loss": losses, "identifier": asdict(identifier), "spec": spec.to_wire()}
+        (folder / "personalize.json").write_text(json.dumps(record, indent=1))
         samples_sheet(run, model, folder / "samples.png", spec.caption_templates)
     tail = losses[-20:]
-    return run.publish(folder, {"loss": sum(tail) / len(tail)})
+    return run.publish(folder, {"loss": sum(tail) / len(tail), **identifier.metrics()})
