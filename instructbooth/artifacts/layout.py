@@ -43,6 +43,10 @@ class RunLayout:
         """What the stage made; committed once, at its end."""
         return f"{self.attempt(stage, attempt)}output/"
 
+    def validation(self, stage: Stage, attempt: int, step: int) -> str:
+        """Pictures drawn on the way, at one step."""
+        return f"{self.attempt(stage, attempt)}validation/{step}/"
+
     def checkpoints(self, stage: Stage, attempt: int) -> str:
         """All checkpoints of an attempt."""
         return f"{self.attempt(stage, attempt)}checkpoints/"

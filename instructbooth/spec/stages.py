@@ -149,6 +149,9 @@ class Reinforcement(StageBase):
         default=0.01, description="Weight of the KL to the personalized policy."
     )
     max_grad_norm: PositiveFloat = Field(default=1.0, description="Gradients are scaled down to this norm.")
+    gradient_checkpointing: bool = Field(
+        default=False, description="Compute activations again in the backward pass: less memory, more time."
+    )
     early_stopping: EarlyStopping | None = Field(
         default=None, description="Stop on validation prompts; runs all epochs when left out."
     )

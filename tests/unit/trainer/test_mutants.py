@@ -9,7 +9,17 @@ from types import ModuleType
 
 import pytest
 
-from instructbooth_trainer.algorithms import advantages, dreambooth, gaussian, kl, schedule, stopping, surrogate
+from instructbooth_trainer.algorithms import (
+    advantages,
+    averaging,
+    dreambooth,
+    gaussian,
+    kl,
+    learning_rate,
+    schedule,
+    stopping,
+    surrogate,
+)
 from instructbooth_trainer.diffusion import ddim
 from tests.unit.trainer import checks
 
@@ -53,6 +63,13 @@ MUTANTS: list[tuple[ModuleType, Check, str, str]] = [
     (schedule, checks.check_schedule_prompts, '"deck", seed, deck', '"deck", seed, position'),
     (schedule, checks.check_choose_timesteps, "trainable = num_steps - 1", "trainable = num_steps"),
     (schedule, checks.check_choose_timesteps, '"timesteps", seed, epoch, image', '"timesteps", seed, epoch'),
+    (averaging, checks.check_warmed_decay, "updates / (updates + 9)", "(1 + updates) / (10 + updates)"),
+    (averaging, checks.check_warmed_decay, "return min(decay, updates / (updates + 9))", "return decay"),
+    (learning_rate, checks.check_learning_rate, "peak * (step + 1) / (warmup + 1)", "peak * step / warmup"),
+    (learning_rate, checks.check_learning_rate, "if step < warmup", "if step <= warmup - 2"),
+    (learning_rate, checks.check_learning_rate, "(step - warmup) / (steps - warmup)\n    if", "step / steps\n    if"),
+    (learning_rate, checks.check_learning_rate, "peak * (1 + math.cos(math.pi * t)) / 2", "peak * math.cos(math.pi * t / 2)"),
+    (learning_rate, checks.check_learning_rate, "peak * (1 - t)", "peak * (1 - t) ** 2"),
     (stopping, checks.check_stopping, "self.best + min_delta", "self.best"),
     (stopping, checks.check_stopping, "best=score, waited=0", "best=score, waited=self.waited"),
     (stopping, checks.check_stopping, "self.waited >= patience", "self.waited > patience"),

@@ -96,13 +96,13 @@ class Adapter:
         tensors: dict[str, Tensor] = get_peft_model_state_dict(self._modules[component])
         return tensors
 
+    def live(self) -> dict[str, Tensor]:
+        """The adapter's weights themselves by the name they have on disk."""
+        return {f"{c}.{name}": tensor for c in self._modules for name, tensor in self._live(c).items()}
+
     def tensors(self) -> dict[str, Tensor]:
         """Copies of the adapter's weights by the name they have on disk, on the CPU."""
-        return {
-            f"{component}.{name}": tensor.detach().to("cpu", copy=True)
-            for component in self._modules
-            for name, tensor in self._live(component).items()
-        }
+        return {name: tensor.detach().to("cpu", copy=True) for name, tensor in self.live().items()}
 
     @torch.no_grad()
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
@@ -111,7 +111,7 @@ class Adapter:
         Raises:
             UserError: `AdapterMismatch` when names or shapes are not this adapter's.
         """
-        live = {f"{c}.{name}": tensor for c in self._modules for name, tensor in self._live(c).items()}
+        live = self.live()
         wrong = sorted(set(live) ^ set(tensors)) or [n for n in live if live[n].shape != tensors[n].shape]
         if wrong:
             raise UserError(

@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import JsonValue
+
 COMMON = 0.8  # a single token among this share of the vocabulary is a word people use
 MANY_TOKENS = 3  # the DreamBooth paper's identifiers have at most so many
 
@@ -28,6 +30,10 @@ class IdentifierReport:
     tokens: list[str]
     rank: float | None
     warning: str | None
+
+    def record(self) -> dict[str, JsonValue]:
+        """For the stage's record."""
+        return {"tokens": list(self.tokens), "rank": self.rank, "warning": self.warning}
 
     def metrics(self) -> dict[str, float]:
         """For the stage's outcome."""

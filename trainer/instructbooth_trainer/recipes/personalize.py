@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 from PIL import ImageOps
@@ -25,13 +25,18 @@ from torch import Tensor
 from instructbooth.contract import Outcome
 from instructbooth.spec.personalization import Personalization
 from instructbooth_trainer.algorithms.dreambooth import add_noise, diffusion_target, dreambooth_loss, min_snr_weights
+from instructbooth_trainer.algorithms.learning_rate import learning_rate
 from instructbooth_trainer.diffusion.adapter import Adapter
 from instructbooth_trainer.diffusion.identifier import IdentifierReport, check_identifier
 from instructbooth_trainer.diffusion.model import DiffusionModel
 from instructbooth_trainer.diffusion.noise import keyed_generator
 from instructbooth_trainer.diffusion.prompts import class_text, expand
+from instructbooth_trainer.recipes.adoption import adopt
+from instructbooth_trainer.recipes.average import AdapterAverage
 from instructbooth_trainer.recipes.class_images import class_latents
+from instructbooth_trainer.recipes.export import write_adapter
 from instructbooth_trainer.recipes.training import AdapterState, SynchronizedAdamW, samples_sheet
+from instructbooth_trainer.recipes.validation import ValidationPictures
 from instructbooth_trainer.runtime.context import RunContext
 
 log = logging.getLogger(__name__)
@@ -71,10 +76,18 @@ def run(run: RunContext) -> Outcome:
         resolution=job.model.resolution,
     )
     identifier = look_at_identifier(run, model)
+    if spec.adapter is not None:
+        return adopt(run, model, spec.adapter, identifier)
     data = prepare(run, model)
     adapter = Adapter(model, spec.lora, text_encoder=spec.train_text_encoder, seed=spec.seed)
-    optimizer = SynchronizedAdamW(run.accelerator, adapter, spec.learning_rate, MAX_GRAD_NORM, job.model.dtype)
+    if spec.gradient_checkpointing:
+        model.checkpoint_gradients(text_encoder=spec.train_text_encoder)
+    optimizer = SynchronizedAdamW(
+        run.accelerator, adapter, spec.learning_rate, MAX_GRAD_NORM, job.model.dtype, spec.optimizer
+    )
     state = AdapterState(adapter, optimizer.optimizer)
+    average = AdapterAverage(adapter, state, spec.ema)
+    pictures = ValidationPictures(run, model, state, average)
     run.start_checkpoints(spec.checkpoint_interval_steps)
     start = run.resume(state)
 
@@ -83,6 +96,8 @@ def run(run: RunContext) -> Outcome:
     alpha_bar = model.alpha_bar()
     per_step = (2 if len(data.classes) else 1) * spec.batch_size * run.gang.world_size
     run.progress.start(spec.steps, "steps", done=start)
+    if start == 0:
+        pictures.after(0)
     began = time.monotonic()
     for step in range(start, spec.steps):
         latents, rows, noise, timesteps = batch(spec, data, step, run.gang.rank, len(alpha_bar))
@@ -95,12 +110,18 @@ def run(run: RunContext) -> Outcome:
             prediction = model.predict(noisy, timesteps.to(device), embeddings[rows])
             loss = dreambooth_loss(prediction, target, spec.batch_size, spec.prior_preservation.weight, weights)
             optimizer.backward(loss)
+        optimizer.set_learning_rate(
+            learning_rate(spec.learning_rate, spec.schedule, step, spec.steps, spec.warmup_steps)
+        )
         result = optimizer.step(count=1, total_loss=float(loss.detach()))
+        average.update(step)
         state.curve.append({"loss": result.loss})
         speed = (step + 1 - start) * per_step / (time.monotonic() - began)
         run.progress.update(step + 1, loss=result.loss, grad_norm=result.grad_norm, images_per_second=speed)
+        pictures.after(step + 1)
         run.checkpoint(step + 1, state)
-    return finish(run, model, adapter, state, identifier)
+    with average.in_place():
+        return finish(run, model, adapter, state, identifier, pictures)
 
 
 def look_at_identifier(run: RunContext, model: DiffusionModel) -> IdentifierReport:
@@ -148,17 +169,24 @@ def batch(
 
 
 def finish(
-    run: RunContext, model: DiffusionModel, adapter: Adapter, state: AdapterState, identifier: IdentifierReport
+    run: RunContext,
+    model: DiffusionModel,
+    adapter: Adapter,
+    state: AdapterState,
+    identifier: IdentifierReport,
+    pictures: ValidationPictures,
 ) -> Outcome:
     """Publish adapter, numbers and a sheet of samples. Collective."""
     spec = run.job.spec.personalization
     losses = [point["loss"] for point in state.curve]
+    tail = losses[-20:]
+    numbers = {"loss": sum(tail) / len(tail), **identifier.metrics()}
     folder = run.workdir / "output"
     if run.gang.is_main:
         folder.mkdir(parents=True, exist_ok=True)
-        adapter.save(folder)
-        record = {"loss": losses, "identifier": asdict(identifier), "spec": spec.to_wire()}
+        record = {"loss": losses, "identifier": identifier.record(), "spec": spec.to_wire()}
         (folder / "personalize.json").write_text(json.dumps(record, indent=1))
         samples_sheet(run, model, folder / "samples.png", spec.caption_templates)
-    tail = losses[-20:]
-    return run.publish(folder, {"loss": sum(tail) / len(tail), **identifier.metrics()})
+        write_adapter(run, adapter, folder, numbers | {"steps": float(len(losses))})
+        pictures.write(folder)
+    return run.publish(folder, numbers)

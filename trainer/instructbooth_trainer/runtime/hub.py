@@ -11,7 +11,7 @@ from instructbooth.spec.sources import HubSource
 from instructbooth_trainer.runtime.errors import TransientError, UserError
 
 # Root-level checkpoints of the original repositories (several GB each, for other programs) are not asked for.
-ALLOWED = ["*.json", "*.txt", "*/*.safetensors", "model*.safetensors"]
+ALLOWED = ["*.json", "*.txt", "*/*.safetensors", "model*.safetensors", "pytorch_lora_weights.safetensors"]
 IGNORED = ["*.fp16.safetensors", "*non_ema*", "safety_checker/*"]
 
 
