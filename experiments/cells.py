@@ -13,6 +13,8 @@ import json
 import os
 import subprocess
 import sys
+import threading
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -96,6 +98,7 @@ class Laboratory:
         self.folder = folder
         self.spec: dict[str, Any] = yaml.safe_load(manifest.read_text())["spec"]
         self.bucket: Path = folder / "store" / str(self.spec["artifacts"]["bucket"])
+        self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         files = sorted(WEIGHTS.rglob("*.safetensors"))
         self.weights = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
@@ -137,7 +140,8 @@ class Laboratory:
         job = self.job(cell)
         wire = job.spec.to_wire()
         first = self._resolved(cell.subject, wire, [wire["subject"], wire["model"], wire["personalization"]])
-        self._stage(first, Stage.PERSONALIZE)
+        with self._locks[first.uid]:  # cells that share it run side by side
+            self._stage(first, Stage.PERSONALIZE)
         shared = self.bucket / RunLayout.of(job).stage(Stage.PERSONALIZE)
         if not shared.exists():
             shared.parent.mkdir(parents=True, exist_ok=True)

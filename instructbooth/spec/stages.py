@@ -62,7 +62,7 @@ class ScoreSpec(ApiModel):
     """What scores pictures: a plug-in by name, with its model and parameters."""
 
     name: Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")] = Field(
-        description="Name of the plug-in: clip-score, subject-identity, or one installed in the image."
+        description="Name of the plug-in: one of docs/rewards.md, or one installed in the image."
     )
     model: ModelSource | None = Field(default=None, description="The scoring model, where the plug-in needs one.")
     params: dict[str, JsonValue] = Field(default={}, description="Parameters of the plug-in; see its documentation.")
@@ -72,6 +72,10 @@ class RewardSpec(ScoreSpec):
     """One part of the reward."""
 
     weight: Annotated[float, Field(ge=-1000, le=1000)] = Field(default=1.0, description="Weight in the sum of rewards.")
+    normalize: bool = Field(
+        default=False,
+        description="Standardise this part over the epoch's pictures of all processes before it is weighed.",
+    )
 
 
 class EarlyStopping(ApiModel):
@@ -144,6 +148,11 @@ class Reinforcement(StageBase):
     )
     advantage_clip: PositiveFloat = Field(
         default=5.0, description="Advantages are cut at +- this many standard deviations."
+    )
+    advantage_std: Literal["prompt", "epoch"] = Field(
+        default="prompt",
+        description="What advantages are divided by: the spread of the prompt's own rewards, so that every prompt "
+        "pushes alike, or that of the whole epoch, so that prompts whose pictures differ little push little.",
     )
     kl_weight: Annotated[float, Field(ge=0, le=1e6)] = Field(
         default=0.01, description="Weight of the KL to the personalized policy."

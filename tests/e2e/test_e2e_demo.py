@@ -44,7 +44,8 @@ def test_reinforcement_keeps_the_subject(demo):
 
 def test_personalization_learned_the_subject(demo):
     evaluation = demo.job["status"]["evaluation"]
-    assert evaluation["personalized"]["subject-identity"] >= evaluation["base"]["subject-identity"] + 0.1
+    # Twice the standard error of 64 pictures' likeness, and more: they scatter by 0.15.
+    assert evaluation["personalized"]["subject-identity"] >= evaluation["base"]["subject-identity"] + 0.05
 
 
 def test_report_is_self_contained(demo):

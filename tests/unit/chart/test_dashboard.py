@@ -18,7 +18,8 @@ from instructbooth_operator.metrics import JobCollector
 from instructbooth_trainer.runtime.progress import ProgressReporter, RunLabels
 from tests.integration.chart.dashboard import dashboard, dashboard_queries, expressions
 
-RECIPES = Path(__file__).resolve().parents[3] / "trainer" / "instructbooth_trainer" / "recipes"
+TRAINER = Path(__file__).resolve().parents[3] / "trainer" / "instructbooth_trainer"
+SPEAKERS = [*TRAINER.glob("recipes/*.py"), TRAINER / "rewards" / "base.py"]
 METRIC = re.compile(r"\b((?:instructbooth|process)_\w+)(?:\{([^}]*)\})?")
 SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}
 JOB = {
@@ -39,7 +40,7 @@ class OneJob:
 def said_by_recipes() -> set[str]:
     """What the recipes may tell the reporter: keywords of `progress.update(...)` and keys of dictionaries."""
     found: set[str] = set()
-    for path in RECIPES.glob("*.py"):
+    for path in SPEAKERS:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("progress.update"):
                 found |= {keyword.arg for keyword in node.keywords if keyword.arg}

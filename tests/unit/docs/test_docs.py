@@ -5,15 +5,20 @@ from __future__ import annotations
 import re
 import shlex
 import subprocess
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 import yaml
 from click import Command, Group
 
 from instructbooth.cli.main import cli
 from instructbooth.spec.job import InstructBoothJobSpec
+from instructbooth.spec.stages import RewardSpec
+from instructbooth_trainer.rewards import score
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -83,6 +88,29 @@ def test_shown_commands_and_options_exist():
 def test_readmes_job_is_valid():
     (manifest,) = (yaml.safe_load(block) for block in blocks("README.md", "yaml"))
     InstructBoothJobSpec.model_validate(manifest["spec"])
+
+
+def test_the_example_of_a_reward_is_one():
+    namespace: dict[str, Any] = {}
+    (example,) = blocks("docs/rewards.md", "python")
+    exec(example, namespace)
+    images = torch.stack([torch.full((3, 4, 4), 0.25), torch.full((3, 4, 4), 0.75)])
+    scores = score("brightness", namespace["create"]({"target": 0.75, "device": "cpu"}), images, ["a", "b"])
+    assert scores.tolist() == [-0.5, 0.0]
+
+
+def test_every_reward_has_a_row():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    rows = re.findall(
+        r"^\| `([a-z0-9-]+)` \| .* \| .* \| .* \| .* \|$", (ROOT / "docs/rewards.md").read_text(), re.MULTILINE
+    )
+    assert sorted(rows) == sorted(project["entry-points"]["instructbooth.rewards"])
+
+
+def test_the_example_of_several_rewards_is_valid():
+    (example,) = blocks("docs/rewards.md", "yaml")
+    parts = [RewardSpec.model_validate(part) for part in yaml.safe_load(example)["rewards"]]
+    assert [part.normalize for part in parts] == [True, True]
 
 
 def test_decisions_have_numbers_of_their_own():

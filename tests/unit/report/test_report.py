@@ -141,6 +141,10 @@ def test_the_page_shows_the_numbers_and_escapes_names(evaluation: Evaluation) ->
     assert "<dog>" not in page
     assert f"{evaluation.summary['reinforced']['clip-score'].mean:.3f}" in page
     assert page.count("<svg") == 2
+    both = [{**epoch, "reward/clip-score": 0.3, "reward/a<b": 0.2} for epoch in epochs]
+    parts = render_page(evaluation, sheet, TrainingRecord(both))
+    assert parts.count("<svg") == 4
+    assert "mean a&lt;b" in parts
     assert "Stopped early: no gain in 4 validations." in page
     assert page.count('class="best"') == 1 + 2
     assert "http" not in page.replace("http-equiv", "")

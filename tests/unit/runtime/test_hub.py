@@ -29,6 +29,8 @@ FILES = [
     "model.safetensors",
     "model-00001-of-00002.safetensors",
     "pytorch_model.bin",
+    "HPS_v2.1_compressed.pt",
+    "HPS_v2_compressed.pt",
     "handler.py",
 ]
 
@@ -41,6 +43,7 @@ def test_only_what_is_needed_and_cannot_run_code_is_asked_for() -> None:
         "tokenizer/merges.txt",
         "model.safetensors",
         "model-00001-of-00002.safetensors",
+        "HPS_v2.1_compressed.pt",
     ]
 
 

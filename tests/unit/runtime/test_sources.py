@@ -94,6 +94,23 @@ def test_pickles_are_refused(sources: Sources, tmp_path: Path) -> None:
     assert caught.value.reason == "ModelNeedsPickle"
 
 
+def test_the_published_pickle_of_a_reward_is_let_through_and_no_other(
+    sources: Sources, store: LocalStore, tmp_path: Path
+) -> None:
+    folder = tmp_path / "hps"
+    folder.mkdir()
+    for name in ("HPS_v2.1_compressed.pt", "vocab.json", "HPS_v2_compressed.pt"):
+        (folder / name).write_bytes(b"{}")
+    upload(store, folder, "models/tiny/")
+    got = sources.model_folder(S3_MODEL)
+    assert sorted(path.name for path in got.iterdir()) == ["HPS_v2.1_compressed.pt", "vocab.json"]
+    volume = tmp_path / "mnt/volumes/models/hps"
+    volume.parent.mkdir(parents=True, exist_ok=True)
+    folder.rename(volume)
+    with pytest.raises(UserError, match=r"HPS_v2_compressed\.pt.*pickle"):
+        sources.model_folder(ModelSource.model_validate({"pvc": {"claimName": "models", "path": "hps"}}))
+
+
 @pytest.mark.parametrize(
     "source", [{"s3": {"prefix": "models/none"}}, {"pvc": {"claimName": "models", "path": "none"}}], ids=["s3", "pvc"]
 )

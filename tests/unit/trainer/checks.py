@@ -70,6 +70,33 @@ def check_group_advantages(module: ModuleType) -> None:
     close(module.group_advantages(rewards, groups, 1.0), [-1.0, 0.0, 0.0, 0.0, 1.0])
     # The floor: rewards 0 and 0.0002, std 0.0001 < 0.001: +-0.0001 / 0.001 = +-0.1 rather than +-1.
     close(module.group_advantages(torch.tensor([0.0, 0.0002]), torch.tensor([0, 0]), 5.0), [-0.1, 0.1])
+    # Deviations -3, 3 and -1, 1: the shared standard deviation is sqrt((9 + 9 + 1 + 1) / 4) = sqrt(5).
+    rewards, groups = torch.tensor([0.0, 6.0, 4.0, 6.0]), torch.tensor([7, 7, 9, 9])
+    close(module.group_advantages(rewards, groups, 5.0), [-1.0, 1.0, -1.0, 1.0])
+    close(module.group_advantages(rewards, groups, 5.0, shared_std=True), [-1.341641, 1.341641, -0.447214, 0.447214])
+
+
+def check_part_scale(module: ModuleType) -> None:
+    # 1, 2, 3: mean 2, population std sqrt(2/3) = 0.816497. 10, 10, 10: no spread, so no unit: 1. 0, 2, 4: 2, 1.632993.
+    # Differences of 1e-7 are rounding: std 5e-8 is no spread either.
+    parts = torch.tensor([[1.0, 2.0, 3.0], [10.0, 10.0, 10.0], [0.0, 2.0, 4.0]])
+    close(module.part_scale(parts), [[2.0, 0.816497], [10.0, 1.0], [2.0, 1.632993]])
+    close(module.part_scale(torch.tensor([[0.0, 1e-7]])), [[5e-8, 1.0]])
+
+
+def check_weighted_sum(module: ModuleType) -> None:
+    parts = torch.tensor([[1.0, 2.0, 3.0], [10.0, 10.0, 10.0], [0.0, 2.0, 4.0]])
+    weights, some = [2.0, 3.0, 0.5], [True, True, False]
+    # Raw: 2 (1, 2, 3) + 3 (10, 10, 10) + 0.5 (0, 2, 4) = (32, 35, 38).
+    close(module.weighted_sum(parts, weights, [False] * 3), [32.0, 35.0, 38.0])
+    # The first two normalised: 2 (-1.224745, 0, 1.224745) + 3 (0, 0, 0) + (0, 1, 2) = (-2.449490, 1, 4.449490).
+    close(module.weighted_sum(parts, weights, some), [-2.449490, 1.0, 4.449490])
+    # A constant part says nothing at all, not nearly nothing.
+    assert module.weighted_sum(torch.full((1, 7), 0.1), [1000.0], [True]).tolist() == [0.0] * 7
+    # By a given scale, mean 1 and std 2 of the first, mean 9 and std 1 of the second, of the third none used:
+    # 2 (0, 0.5, 1) + 3 (1, 1, 1) + (0, 1, 2) = (3, 5, 7).
+    scale = torch.tensor([[1.0, 2.0], [9.0, 1.0], [100.0, 100.0]])
+    close(module.weighted_sum(parts, weights, some, scale), [3.0, 5.0, 7.0])
 
 
 def check_add_noise(module: ModuleType) -> None:

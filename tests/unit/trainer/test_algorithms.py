@@ -20,6 +20,7 @@ from instructbooth_trainer.algorithms import (
     schedule,
     stopping,
     surrogate,
+    weighting,
 )
 from instructbooth_trainer.diffusion import ddim
 from tests.unit.trainer import checks
@@ -30,6 +31,8 @@ CHECKS = [
     (checks.check_clipped_surrogate, surrogate),
     (checks.check_clip_fraction, surrogate),
     (checks.check_group_advantages, advantages),
+    (checks.check_part_scale, weighting),
+    (checks.check_weighted_sum, weighting),
     (checks.check_add_noise, dreambooth),
     (checks.check_diffusion_target, dreambooth),
     (checks.check_dreambooth_loss, dreambooth),

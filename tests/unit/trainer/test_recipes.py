@@ -15,10 +15,11 @@ from instructbooth.contract import Stage
 from instructbooth.spec.job import ResolvedJob
 from instructbooth_trainer.diffusion.adapter import WEIGHTS
 from instructbooth_trainer.diffusion.model import DiffusionModel
-from instructbooth_trainer.recipes import evaluate
+from instructbooth_trainer.recipes import evaluate, rollouts
 from instructbooth_trainer.recipes.personalize import prepare
 from instructbooth_trainer.recipes.reinforce import Reinforce
 from instructbooth_trainer.recipes.training import SynchronizedAdamW
+from instructbooth_trainer.rewards import WeightedReward
 from instructbooth_trainer.runtime.environment import PodEnvironment
 from instructbooth_trainer.runtime.errors import RunError, UserError
 from instructbooth_trainer.runtime.stop import StopFlag
@@ -167,8 +168,8 @@ def test_the_first_ratio_is_exactly_one(lab: Lab, personalized: ResolvedJob) -> 
 
 def test_pairs_cover_the_transitions_of_the_rollout(lab: Lab, personalized: ResolvedJob) -> None:
     stage = stage_object(lab, second_stage(lab, personalized))
-    pairs, rewards = stage.rollouts.collect(0)
-    assert len(rewards) == 12
+    pairs, scores = stage.rollouts.collect(0)
+    assert scores.shape == (1, 12)
     assert len(pairs.steps) == 24
     assert int(pairs.steps.max()) < 3, "the last step is left out"
     # x_{t-1} lies a standard normal's distance from mu: its squared distance in sigmas averages to 1.
@@ -179,13 +180,28 @@ def test_pairs_cover_the_transitions_of_the_rollout(lab: Lab, personalized: Reso
     assert float(pairs.advantages.view(3, 8).sum(dim=1).abs().max()) < 1e-4
 
 
+def test_scoring_behind_the_drawing_changes_no_bit(
+    lab: Lab, personalized: ResolvedJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = stage_object(lab, second_stage(lab, personalized))
+    monkeypatch.setattr(rollouts, "sampling_batch", lambda resolution: 5)  # 12 pictures: 5 + 5 + 2
+    pairs, scores = stage.rollouts.collect(0)
+    validated = stage.rollouts.validate(3)
+    monkeypatch.setattr(rollouts, "one_behind", map)
+    expected, wanted = stage.rollouts.collect(0)
+    assert torch.equal(scores, wanted)
+    assert torch.equal(pairs.advantages, expected.advantages)
+    assert torch.equal(pairs.latents, expected.latents)
+    assert torch.equal(validated, stage.rollouts.validate(3))
+
+
 def test_rewards_never_read_the_identifier(
     lab: Lab, personalized: ResolvedJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stage = stage_object(lab, second_stage(lab, personalized))
     read: list[str] = []
     drawn: list[str] = []
-    original, encode = stage.rollouts._reward, stage.model.encode_prompts
+    original, encode = stage.rollouts.reward.__call__, stage.model.encode_prompts
 
     def spy(images: torch.Tensor, prompts: list[str]) -> torch.Tensor:
         read.extend(prompts)
@@ -195,7 +211,7 @@ def test_rewards_never_read_the_identifier(
         drawn.extend(prompts)
         return encode(prompts)
 
-    monkeypatch.setattr(stage.rollouts, "_reward", spy)
+    monkeypatch.setattr(WeightedReward, "__call__", lambda self, images, prompts: spy(images, prompts))
     monkeypatch.setattr(stage.model, "encode_prompts", encode_spy)
     for epoch in range(2):
         stage.rollouts.collect(epoch)
@@ -222,6 +238,57 @@ def test_early_stopping_keeps_the_best_adapter(lab: Lab, personalized: ResolvedJ
     assert len(numbers["epochs"]) == 2
     assert "2 validations" in numbers["stopped"]
     assert published(lab, job, REINFORCE) == published(lab, personalized, PERSONALIZE)
+
+
+CLIP = {"name": "clip-score", "model": {"s3": {"prefix": "models/clip"}}}
+IDENTITY = {"name": "subject-identity", "model": {"s3": {"prefix": "models/vision"}}}
+
+
+def test_normalising_the_only_part_changes_no_advantage_and_no_number(lab: Lab, personalized: ResolvedJob) -> None:
+    """Advantages are free of the reward's unit and origin, and what is told of the epoch is raw."""
+    raw, normal = (
+        stage_object(lab, second_stage(lab, personalized, rewards=[{**CLIP, "normalize": normalize, "weight": 100}]))
+        for normalize in (False, True)
+    )
+    (pairs, scores), (theirs, _) = raw.rollouts.collect(0), normal.rollouts.collect(0)
+    torch.testing.assert_close(pairs.advantages, theirs.advantages, rtol=1e-3, atol=1e-3)
+    assert raw.rollouts.reward.numbers(scores) == normal.rollouts.reward.numbers(scores)
+
+
+def test_normalised_parts_over_two_processes(lab: Lab, personalized: ResolvedJob) -> None:
+    """Normalised over the pictures of both: over those of one rank each the gradient would be another."""
+    rewards = [{**CLIP, "normalize": True}, {**IDENTITY, "normalize": True, "weight": 0.5}]
+    stopping = {"prompts": {"inline": ["a {subject}"]}, "intervalEpochs": 1}
+    changes = {"epochs": 2, "updatesPerEpoch": 1, "promptsPerEpoch": 3, "imagesPerPrompt": 3, "rewards": rewards}
+    single = second_stage(lab, personalized, **changes, earlyStopping=stopping)
+    double = second_stage(lab, personalized, **changes, earlyStopping=stopping, nodes=2)
+    with lab.gang(double, REINFORCE):
+        lab.run(single, REINFORCE)
+    ours, theirs = (report(lab, job, REINFORCE) for job in (single, double))
+    first = ours["epochs"][0]
+    assert first["reward_mean"] == pytest.approx(first["reward/clip-score"] + 0.5 * first["reward/subject-identity"])
+    for name in ("reward/clip-score", "reward/subject-identity"):
+        assert first[name] == pytest.approx(theirs["epochs"][0][name], abs=1e-5)
+    assert first["grad_norm"] == pytest.approx(theirs["epochs"][0]["grad_norm"], rel=1e-3)
+    # The first validation is the zero of the others.
+    assert ours["validation"]["0"] == pytest.approx(0.0, abs=1e-6)
+    assert ours["validation"]["1"] != 0.0
+    assert len(ours["validation_scale"]) == 2
+
+
+def test_the_unit_of_validations_outlasts_a_restart(
+    lab: Lab, personalized: ResolvedJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopping = {"prompts": {"inline": ["a {subject}"]}, "intervalEpochs": 1}
+    changes = {"rewards": [{**CLIP, "normalize": True}], "earlyStopping": stopping, "epochs": 3}
+    whole, job = (second_stage(lab, personalized, **changes) for _ in range(2))
+    lab.run(whole, REINFORCE)
+    with monkeypatch.context() as patch:
+        kill_at_update(patch, 10)  # in the third epoch; the checkpoint is of the second
+        with pytest.raises(Killed):
+            lab.run(job, REINFORCE)
+    lab.run(job, REINFORCE, attempt=2)
+    assert report(lab, job, REINFORCE, 2) == report(lab, whole, REINFORCE)
 
 
 def test_kl_weight_holds_the_policy_back(lab: Lab, personalized: ResolvedJob) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,8 +16,9 @@ from torch import Tensor
 from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer, CLIPVisionModel
 
 from instructbooth.spec.stages import RewardSpec
-from instructbooth_trainer.rewards import RewardContext, WeightedReward, load_reward, score
+from instructbooth_trainer.rewards import Part, RewardContext, WeightedReward, load_reward, score
 from instructbooth_trainer.rewards.clip_score import create as create_clip
+from instructbooth_trainer.rewards.pick_score import create as create_pick
 from instructbooth_trainer.rewards.preprocess import Preprocess
 from instructbooth_trainer.rewards.subject_identity import create as create_identity
 from instructbooth_trainer.runtime.errors import RunError, UserError
@@ -64,6 +67,28 @@ def test_clip_score_is_the_cosine(tiny: TinyWorld) -> None:
             torch.testing.assert_close(ours[row], cosine, rtol=1e-4, atol=1e-5)
 
 
+def test_pick_score_is_the_models_own_logit(tiny: TinyWorld) -> None:
+    images, tensors = pictures(2, 32, 32)
+    prompts = ["a photo of a mascot", "a small star on red"]
+    ours = create_pick({"model_folder": str(tiny.clip)})(tensors, prompts)
+    model, tokenizer = CLIPModel.from_pretrained(tiny.clip), CLIPTokenizer.from_pretrained(tiny.clip)
+    pixels = CLIPImageProcessorPil.from_pretrained(tiny.clip)(images=images, return_tensors="pt").pixel_values
+    with torch.no_grad():
+        for row in range(2):
+            out = model(**tokenizer([prompts[row]], return_tensors="pt"), pixel_values=pixels[row : row + 1])
+            torch.testing.assert_close(ours[row], out.logits_per_image[0, 0], rtol=1e-4, atol=1e-4)
+    # A fresh CLIP's logit_scale is 2.6592: exp(2.6592) = 14.285.
+    cosine = create_clip({"model_folder": str(tiny.clip)})(tensors, prompts)
+    torch.testing.assert_close(ours, 14.285 * cosine, rtol=1e-4, atol=1e-4)
+
+
+def test_pick_scores_scale_is_not_rounded_to_the_dtype(tiny: TinyWorld) -> None:
+    _, tensors = pictures(1, 32, 32)
+    half = {"model_folder": str(tiny.clip), "dtype": "bf16"}  # bf16(2.6592) = 2.65625, whose exp is 0.3 % less
+    ratio = create_pick(half)(tensors, ["a star"]) / create_clip(half)(tensors, ["a star"])
+    assert float(ratio) == pytest.approx(14.285, rel=1e-4)
+
+
 def test_clip_score_reaches_the_pixels(tiny: TinyWorld) -> None:
     _, tensors = pictures(2, 64, 64)
     tensors.requires_grad_(True)
@@ -75,8 +100,10 @@ def test_clip_score_reaches_the_pixels(tiny: TinyWorld) -> None:
 def test_clip_score_does_not_drop_words_unasked(tiny: TinyWorld) -> None:
     _, tensors = pictures(1, 32, 32)
     long = "a " * 40
-    with pytest.raises(UserError, match=r"PromptTooLong.*truncate"):
+    with pytest.raises(UserError, match=r"PromptTooLong.*42 tokens.*clip-score.* 16: .*truncate"):
         create_clip({"model_folder": str(tiny.clip)})(tensors, [long])
+    with pytest.raises(UserError, match=r"PromptTooLong.*pick-score"):
+        create_pick({"model_folder": str(tiny.clip)})(tensors, [long])
     scores = create_clip({"model_folder": str(tiny.clip), "longPrompts": "truncate"})(tensors, [long])
     assert bool(scores.isfinite().all())
 
@@ -89,6 +116,25 @@ def test_subject_identity_is_the_mean_cosine(tiny: TinyWorld) -> None:
     with torch.no_grad():
         features = torch.nn.functional.normalize(model(pixel_values=pixels).pooler_output, dim=-1)
     torch.testing.assert_close(reward(tensors, ["", "", ""]), (features @ features.T).mean(1), rtol=1e-3, atol=1e-3)
+
+
+def test_nothing_is_gained_above_the_ceiling(tiny: TinyWorld) -> None:
+    references, tensors = pictures(3, 32, 32)
+    given = {"model_folder": str(tiny.vision), "reference_images": references}
+    free = create_identity(given)(tensors, ["", "", ""])
+    middle = float(free.median())
+    capped = create_identity({**given, "ceiling": middle})(tensors, ["", "", ""])
+    assert capped.tolist() == [min(likeness, middle) for likeness in free.tolist()]  # each picture by itself
+    assert float(capped.min()) < middle < float(free.max())
+    assert torch.equal(create_identity({**given, "ceiling": 1})(tensors, ["", "", ""]), free)
+
+
+@pytest.mark.parametrize("ceiling", [-1, 1.01, "0.8", True, float("nan")])
+def test_a_ceiling_outside_the_cosines_range_is_refused(tiny: TinyWorld, ceiling: object) -> None:
+    with pytest.raises(ValueError, match=r"ceiling is .* above -1 and at most 1"):
+        create_identity(
+            {"model_folder": str(tiny.vision), "reference_images": tiny.subject_images(), "ceiling": ceiling}
+        )
 
 
 def test_subject_identity_needs_pictures_and_a_model(tiny: TinyWorld) -> None:
@@ -108,9 +154,17 @@ def test_a_plug_in_is_found_by_name(tiny: TinyWorld) -> None:
     assert load_reward(spec, context(tiny))(tensors, ["a star", "a mascot"]).shape == (2,)
 
 
+def test_every_entry_point_leads_to_a_factory() -> None:
+    """Read from pyproject.toml: what is installed may be older."""
+    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"]
+    for name, target in project["entry-points"]["instructbooth.rewards"].items():
+        module, _, attribute = target.partition(":")
+        assert callable(getattr(importlib.import_module(module), attribute)), name
+
+
 def test_an_unknown_plug_in_names_those_there_are(tiny: TinyWorld) -> None:
     with pytest.raises(UserError, match=r"RewardUnknown.*clip-score.*subject-identity"):
-        load_reward(RewardSpec(name="image-reward"), context(tiny))
+        load_reward(RewardSpec(name="aesthetics"), context(tiny))
 
 
 def test_bad_parameters_are_the_users_error(tiny: TinyWorld) -> None:
@@ -146,6 +200,19 @@ def test_a_failing_reward_is_an_error(reward: Fixed | Broken) -> None:
 
 
 def test_weighted_sum() -> None:
-    # 2 * (1, 3) - 0.5 * (4, 2) = (0, 5).
-    reward = WeightedReward([("a", 2.0, Fixed(1.0, 3.0)), ("b", -0.5, Fixed(4.0, 2.0))])
-    assert reward(torch.zeros(2, 3, 4, 4), ["x", "y"]).tolist() == [0.0, 5.0]
+    # 2 * (1, 3) - 0.5 * (4, 2) = (0, 5): mean 2.5, std 2.5.
+    reward = WeightedReward([Part("a", 2.0, Fixed(1.0, 3.0)), Part("b", -0.5, Fixed(4.0, 2.0))])
+    scores = reward(torch.zeros(2, 3, 4, 4), ["x", "y"])
+    assert scores.tolist() == [[1.0, 3.0], [4.0, 2.0]]
+    assert reward.total(scores).tolist() == [0.0, 5.0]
+    assert reward.numbers(scores) == {"reward_mean": 2.5, "reward_std": 2.5, "reward/a": 2.0, "reward/b": 3.0}
+    assert not reward.normalizes
+
+
+def test_a_normalised_part_is_weighed_in_standard_deviations_and_told_raw() -> None:
+    # (1, 3) has mean 2, std 1: (-1, 1). 2 * (-1, 1) - 0.5 * (4, 2) = (-4, 1).
+    reward = WeightedReward([Part("a", 2.0, Fixed(1.0, 3.0), normalize=True), Part("a", -0.5, Fixed(4.0, 2.0))])
+    scores = reward(torch.zeros(2, 3, 4, 4), ["x", "y"])
+    assert reward.total(scores).tolist() == [-4.0, 1.0]
+    assert reward.numbers(scores) == {"reward_mean": 2.5, "reward_std": 2.5, "reward/a": 2.0, "reward/a-2": 3.0}
+    assert reward.normalizes

@@ -13,6 +13,8 @@ Assumptions and deviations:
 - Old log-probabilities are computed again on the training path, on the batches of the first inner epoch, so that its
   first ratio is 1 whatever the dtype. Reference means are computed once per epoch.
 - Advantages compare with the pictures of the same prompt in this epoch on all ranks; no running buffer.
+- Parts of the reward that ask for it are normalised over the epoch's pictures of all ranks before they are weighed; in
+  validations by the spread of the first one, so that validations compare.
 - The reward's text has the description instead of the identifier, for either kind of prompt.
 - Every random number is keyed by (seed, epoch, number of the picture): a resumed run repeats an unbroken one.
 """
@@ -30,6 +32,7 @@ from instructbooth.contract import Outcome, Stage
 from instructbooth_trainer.algorithms.kl import gaussian_kl
 from instructbooth_trainer.algorithms.stopping import StoppingState, exceeds_ceiling
 from instructbooth_trainer.algorithms.surrogate import clip_fraction, clipped_surrogate
+from instructbooth_trainer.algorithms.weighting import part_scale
 from instructbooth_trainer.diffusion.adapter import Adapter
 from instructbooth_trainer.diffusion.model import DiffusionModel
 from instructbooth_trainer.diffusion.noise import keyed_generator
@@ -131,11 +134,20 @@ class Reinforce:
         }
 
     def validate(self, epoch: int) -> None:
-        """Score held-out prompts on fixed noise, and keep the adapter if it is the best so far. Collective."""
+        """Score held-out prompts on fixed noise, and keep the adapter if it is the best so far. Collective.
+
+        Normalised parts are measured from the first validation's mean in its standard deviations: normalised by itself
+        each validation would have mean 0, whatever the policy had learnt.
+        """
         rule = self.spec.early_stopping
         if rule is None:
             return
-        score = self.rollouts.validate(rule.images_per_prompt)
+        scores, reward = self.rollouts.validate(rule.images_per_prompt), self.rollouts.reward
+        scale = None
+        if reward.normalizes:
+            first = self.state.record.setdefault("validation_scale", part_scale(scores).tolist())
+            scale = torch.tensor(first, dtype=torch.float64)
+        score = float(reward.total(scores, scale).mean())
         self.stopping = self.stopping.observe(score, rule.min_delta)
         if self.stopping.improved:
             self.state.kept["best"] = self.adapter.tensors()
@@ -153,12 +165,12 @@ class Reinforce:
     def epoch(self, epoch: int) -> None:
         """One round of sampling and training, and the guards. Collective."""
         began = time.monotonic()
-        pairs, rewards = self.rollouts.collect(epoch)
+        pairs, scores = self.rollouts.collect(epoch)
         before = self.adapter.tensors()
         numbers = self.train(pairs, epoch)
-        numbers |= {"reward_mean": float(rewards.mean()), "reward_std": float(rewards.std(correction=0))}
+        numbers |= self.rollouts.reward.numbers(scores)
         self.state.curve.append(numbers)
-        speed = len(rewards) / (time.monotonic() - began)
+        speed = scores.shape[1] / (time.monotonic() - began)
         self.run.progress.update(epoch + 1, images_per_second=speed, **numbers)
         ceiling = self.spec.guards.kl_ceiling
         if exceeds_ceiling(numbers["kl"], ceiling):
@@ -199,8 +211,8 @@ def finish(stage: Reinforce) -> Outcome:
     run, state, spec = stage.run, stage.state, stage.spec
     if "best" in state.kept:
         stage.adapter.load_tensors(state.kept["best"])
-    last = state.curve[-1]
-    numbers = {"reward_mean": last["reward_mean"], "kl": last["kl"], "epochs": float(len(state.curve))}
+    numbers = {name: value for name, value in state.curve[-1].items() if name in ("reward_mean", "kl") or "/" in name}
+    numbers["epochs"] = float(len(state.curve))
     folder = run.workdir / "output"
     if run.gang.is_main:
         folder.mkdir(parents=True, exist_ok=True)

@@ -88,9 +88,11 @@ def cell(mean: Mean, *, best: bool) -> str:
 
 
 def curves(training: TrainingRecord) -> list[str]:
-    """An <svg> for each known curve that every epoch has."""
+    """An <svg> for each known curve that every epoch has, and of a reward of several parts one for each part."""
     out = []
-    for name, title in CURVES.items():
+    parts = [name for name in (training.epochs[0] if training.epochs else ()) if name.startswith("reward/")]
+    titles = {name: f"mean {name.removeprefix('reward/')}" for name in parts if len(parts) > 1}
+    for name, title in {**CURVES, **titles}.items():
         if training.epochs and all(name in epoch for epoch in training.epochs):
             spread_name = SPREADS.get(name, "")
             spread = [e[spread_name] for e in training.epochs] if spread_name in training.epochs[0] else None

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from instructbooth.spec.sources import ModelSource
 from instructbooth.spec.stages import RewardSpec, ScoreSpec
+from instructbooth_trainer.algorithms.weighting import weighted_sum
 from instructbooth_trainer.runtime.errors import RunError, UserError
 
 GROUP = "instructbooth.rewards"
@@ -104,21 +105,58 @@ def score(name: str, reward: Reward, images: Tensor, prompts: Sequence[str]) -> 
     return scores
 
 
-class WeightedReward:
-    """The weighted sum the policy is trained on."""
+@dataclass(frozen=True)
+class Part:
+    """One part of a weighted sum: a reward, its weight, and whether it is normalised before it is weighed."""
 
-    def __init__(self, parts: Sequence[tuple[str, float, Reward]]) -> None:
-        """Take (name, weight, reward) for each part."""
+    name: str
+    weight: float
+    reward: Reward
+    normalize: bool = False
+
+
+class WeightedReward:
+    """The weighted sum the policy is trained on.
+
+    Parts are scored batch by batch on each rank, and summed once the scores of all pictures of all ranks are there.
+
+    Attributes:
+        names: of the parts; the second `remote` is `remote-2`.
+        normalizes: whether any part is normalised.
+    """
+
+    def __init__(self, parts: Sequence[Part]) -> None:
+        """Take the parts in order."""
         self._parts = list(parts)
+        before = [[part.name for part in self._parts[:index]].count(part.name) for index, part in enumerate(parts)]
+        self.names = [
+            part.name if n == 0 else f"{part.name}-{n + 1}" for part, n in zip(self._parts, before, strict=True)
+        ]
+        self.normalizes = any(part.normalize for part in self._parts)
 
     @classmethod
     def load(cls, specs: Sequence[RewardSpec], context: RewardContext) -> WeightedReward:
         """Load every part. Raises UserError as `load_reward` does."""
-        return cls([(spec.name, spec.weight, load_reward(spec, context)) for spec in specs])
+        return cls([Part(spec.name, spec.weight, load_reward(spec, context), spec.normalize) for spec in specs])
 
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        """sum_k w_k r_k(image, text), [batch], float32 on the CPU. Raises RunError as `score` does."""
-        total = torch.zeros(len(images))
-        for name, weight, reward in self._parts:
-            total += weight * score(name, reward, images, prompts)
-        return total
+        """Raw scores of a batch, [parts, batch], float32 on the CPU. Raises RunError as `score` does."""
+        return torch.stack([score(part.name, part.reward, images, prompts) for part in self._parts])
+
+    def total(self, scores: Tensor, scale: Tensor | None = None) -> Tensor:
+        """The reward of each picture, [num_images], from raw scores of all ranks, [parts, num_images].
+
+        Parts that ask for it are normalised by `scale`, or over these pictures: see algorithms/weighting.py.
+        """
+        weights = [part.weight for part in self._parts]
+        return weighted_sum(scores, weights, [part.normalize for part in self._parts], scale)
+
+    def numbers(self, scores: Tensor) -> dict[str, float]:
+        """Metrics of raw scores of all ranks, [parts, num_images]: one can see which part rises.
+
+        `reward_mean` and `reward_std` are of the weighted sum of raw scores: of normalised ones the mean would be 0
+        in every epoch. `reward/<name>` is a part's mean.
+        """
+        raw = weighted_sum(scores, [part.weight for part in self._parts], [False] * len(self._parts))
+        means = {f"reward/{name}": float(part.mean()) for name, part in zip(self.names, scores, strict=True)}
+        return {"reward_mean": float(raw.mean()), "reward_std": float(raw.std(correction=0)), **means}

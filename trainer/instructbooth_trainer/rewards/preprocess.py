@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.nn import functional
 
 _MODES = {2: "bilinear", 3: "bicubic"}
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 @dataclass(frozen=True)
@@ -50,9 +52,15 @@ class Preprocess:
             exact=(size["height"], size["width"]) if do_resize and "height" in size else None,
             crop=(crop["height"], crop["width"]) if config.get("do_center_crop", True) and crop else None,
             mode=_MODES[resample],
-            mean=tuple(config.get("image_mean") or (0.48145466, 0.4578275, 0.40821073)),
-            std=tuple(config.get("image_std") or (0.26862954, 0.26130258, 0.27577711)),
+            mean=tuple(config.get("image_mean") or CLIP_MEAN),
+            std=tuple(config.get("image_std") or CLIP_STD),
         )
+
+    @classmethod
+    def of_clip(cls, size: int | None = None) -> Preprocess:
+        """CLIP's own: shortest edge to `size` by bicubic resampling, centre cropped; without a size normalised only."""
+        crop = None if size is None else (size, size)
+        return cls(shortest_edge=size, exact=None, crop=crop, mode="bicubic", mean=CLIP_MEAN, std=CLIP_STD)
 
     def __call__(self, images: Tensor) -> Tensor:
         """[batch, 3, height, width] in [0, 1] -> normalised pixels as the model reads them, float32."""

@@ -10,8 +10,19 @@ from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNot
 from instructbooth.spec.sources import HubSource
 from instructbooth_trainer.runtime.errors import TransientError, UserError
 
+# Published as pickles only. Only the rewards of their names open them, with torch.load(weights_only=True), which makes
+# tensors and runs nothing.
+PUBLISHED_PICKLES = frozenset({"HPS_v2.1_compressed.pt", "ImageReward.pt"})
+
 # Root-level checkpoints of the original repositories (several GB each, for other programs) are not asked for.
-ALLOWED = ["*.json", "*.txt", "*/*.safetensors", "model*.safetensors", "pytorch_lora_weights.safetensors"]
+ALLOWED = [
+    "*.json",
+    "*.txt",
+    "*/*.safetensors",
+    "model*.safetensors",
+    "pytorch_lora_weights.safetensors",
+    *sorted(PUBLISHED_PICKLES),
+]
 IGNORED = ["*.fp16.safetensors", "*non_ema*", "safety_checker/*"]
 
 

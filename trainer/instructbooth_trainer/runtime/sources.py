@@ -1,6 +1,7 @@
 """Where bytes come from: models, the subject's pictures, prompts; each is checked before it is believed.
 
-Models are safetensors only. A pickle file is never downloaded and never opened: it can run code.
+Models are safetensors only. A pickle file is never downloaded and never opened: it can run code. Two scoring models are
+published in no other form; their files, known by name, are let through for the rewards that read tensors from them.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from instructbooth.artifacts.store import ObjectStore, StoredObject
 from instructbooth.spec.sources import PLACEHOLDER, HubSource, ImageSource, ModelSource, PromptSource, PvcLocation
 from instructbooth.spec.sources import S3Location as S3
 from instructbooth_trainer.runtime.errors import UserError
-from instructbooth_trainer.runtime.hub import download_snapshot
+from instructbooth_trainer.runtime.hub import PUBLISHED_PICKLES, download_snapshot
 
 log = logging.getLogger(__name__)
 
@@ -160,7 +161,7 @@ class Sources:
         with replacing(folder) as partial:
             for item in objects:
                 name = item.key.removeprefix(prefix)
-                if Path(name).suffix.lower() not in suffixes:
+                if Path(name).suffix.lower() not in suffixes and name not in PUBLISHED_PICKLES:
                     log.info("leaving out %s", store.url(item.key))
                     continue
                 path = partial / name
@@ -179,14 +180,16 @@ class Sources:
 def check_model_folder(folder: Path) -> None:
     """Refuse a folder whose weights are pickles, absent, or no whole safetensors files. Raises UserError."""
     weights = sorted(p for p in folder.rglob("*.safetensors") if p.is_file())
-    for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in PICKLE_SUFFIXES):
-        if not any(w.parent == path.parent for w in weights):
+    published = [folder / name for name in sorted(PUBLISHED_PICKLES) if (folder / name).is_file()]
+    pickles = sorted(p for p in folder.rglob("*") if p.suffix.lower() in PICKLE_SUFFIXES)
+    for path in pickles:
+        if path not in published and not any(w.parent == path.parent for w in weights):
             raise UserError(
                 "ModelNeedsPickle",
                 f"{path.relative_to(folder)} has no safetensors beside it; pickle files can run code and are never "
                 "opened: convert the model with save_pretrained(..., safe_serialization=True)",
             )
-    if not weights:
+    if not weights and not published:
         raise UserError("ModelInvalid", f"the model folder {folder.name} holds no *.safetensors file")
     for path in weights:
         try:
