@@ -2,6 +2,8 @@
 
 The uid keeps a job apart from its namesake of yesterday. The attempt is the fence: a process of an attempt writes only
 below its own number, so that a zombie of an older gang cannot touch what the present one makes.
+
+Beside the runs lies what jobs share: `<prefix>/class-images/<key>/`, the key being the hash of all inputs.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from instructbooth.contract import Stage
-from instructbooth.spec.job import ResolvedJob
+from instructbooth.spec.job import Artifacts, ResolvedJob
 
 MANIFEST = "manifest.json"
 _CHECKPOINT_MANIFEST = re.compile(rf"/(\d+)/checkpoints/(\d+)/{re.escape(MANIFEST)}$")
@@ -41,6 +43,10 @@ class RunLayout:
         """What the stage made; committed once, at its end."""
         return f"{self.attempt(stage, attempt)}output/"
 
+    def validation(self, stage: Stage, attempt: int, step: int) -> str:
+        """Pictures drawn on the way, at one step."""
+        return f"{self.attempt(stage, attempt)}validation/{step}/"
+
     def checkpoints(self, stage: Stage, attempt: int) -> str:
         """All checkpoints of an attempt."""
         return f"{self.attempt(stage, attempt)}checkpoints/"
@@ -48,6 +54,11 @@ class RunLayout:
     def checkpoint(self, stage: Stage, attempt: int, step: int) -> str:
         """One checkpoint."""
         return f"{self.checkpoints(stage, attempt)}{step}/"
+
+
+def class_images(artifacts: Artifacts, key: str) -> str:
+    """Prefix of the class pictures with a key. A run's is never the same: no job's name is as long as a key."""
+    return f"{artifacts.prefix + '/' if artifacts.prefix else ''}class-images/{key}/"
 
 
 def parse_checkpoint_manifest(key: str) -> tuple[int, int] | None:

@@ -94,6 +94,10 @@ def _sources(wire: Wire) -> Iterator[tuple[str, str, Wire, str]]:
     """(field, kind, object that holds it, key) of every source of a spec."""
     yield "spec.subject.images", "images", wire["subject"], "images"
     yield "spec.model.source", "base", wire["model"], "source"
+    if "adapter" in wire["personalization"]:
+        yield "spec.personalization.adapter", "model", wire["personalization"], "adapter"
+    if "validation" in wire["personalization"]:
+        yield "spec.personalization.validation.prompts", "prompts", wire["personalization"]["validation"], "prompts"
     for stage, plugins in (("reinforcement", "rewards"), ("evaluation", "metrics")):
         yield f"spec.{stage}.prompts", "prompts", wire[stage], "prompts"
         for index, plugin in enumerate(wire[stage][plugins]):

@@ -72,7 +72,8 @@ def prompt_sources(spec: InstructBoothJobSpec, stage: Stage) -> dict[PromptRole,
         if stopping := spec.reinforcement.early_stopping:
             sources[PromptRole.VALIDATION] = stopping.prompts
         return sources
-    return {}
+    validation = spec.personalization.validation
+    return {PromptRole.VALIDATION: validation.prompts} if validation else {}
 
 
 def model_sources(spec: InstructBoothJobSpec, stage: Stage) -> dict[str, ModelSource]:
@@ -84,7 +85,8 @@ def model_sources(spec: InstructBoothJobSpec, stage: Stage) -> dict[str, ModelSo
     elif stage is Stage.EVALUATE:
         scorers, field = spec.evaluation.metrics, "evaluation.metrics"
     else:
-        return sources
+        adapter = spec.personalization.adapter
+        return sources | ({"personalization.adapter": adapter} if adapter else {})
     return sources | {f"{field}[{n}].model": scorer.model for n, scorer in enumerate(scorers) if scorer.model}
 
 

@@ -8,8 +8,9 @@ from pydantic import Field, JsonValue
 
 from instructbooth.contract import Stage
 from instructbooth.spec.base import ApiModel, ObjectName, RelativePath, Rule
+from instructbooth.spec.personalization import Personalization
 from instructbooth.spec.sources import CaBundleRef, ModelSource
-from instructbooth.spec.stages import Dtype, Evaluation, Personalization, Reinforcement, StageBase
+from instructbooth.spec.stages import Dtype, Evaluation, Reinforcement, StageBase
 from instructbooth.spec.subject import Subject
 
 

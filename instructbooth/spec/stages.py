@@ -1,4 +1,7 @@
-"""The three stages and their hyper-parameters. Defaults suit Stable Diffusion 1.5 on one GPU a node."""
+"""The stages and their hyper-parameters; those of stage 1 are in personalization.py.
+
+Defaults suit Stable Diffusion 1.5 on one GPU a node.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, JsonValue
 
 from instructbooth.spec.base import ApiModel, Quantity, Rule
-from instructbooth.spec.sources import PLACEHOLDER, ModelSource, PromptSource
+from instructbooth.spec.sources import ModelSource, PromptSource
 
 PositiveFloat = Annotated[float, Field(gt=0, le=1e6)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -46,78 +49,12 @@ class StageBase(ApiModel):
         return self.nodes * max(1, self.gpus_per_node)
 
 
-class Lora(ApiModel):
-    """The low-rank adapter that is trained."""
-
-    rank: Annotated[int, Field(ge=1, le=1024)] = Field(default=16, description="Rank of the update matrices.")
-    alpha: Annotated[float, Field(gt=0, le=4096)] = Field(
-        default=16, description="Scale: the update is alpha / rank times B A."
-    )
-    targets: Literal["attention", "all"] = Field(
-        default="attention",
-        description="`attention`: its projections. `all`: also feed-forward layers and convolutions.",
-    )
-
-
 class Sampling(ApiModel):
     """How pictures are drawn."""
 
     steps: Annotated[int, Field(ge=2, le=1000)] = Field(default=30, description="Denoising steps.")
     guidance_scale: Annotated[float, Field(ge=1, le=50)] = Field(
         default=5.0, description="Classifier-free guidance; 1 is without and costs half."
-    )
-
-
-class PriorPreservation(ApiModel):
-    """DreamBooth's prior loss on class pictures that the base model draws itself."""
-
-    weight: Annotated[float, Field(ge=0, le=100)] = Field(
-        default=1.0, description="Weight of the prior loss; 0 is without."
-    )
-    num_images: Annotated[int, Field(ge=1, le=10000)] = Field(
-        default=200, description="Class pictures drawn by the base model."
-    )
-    sampling: Sampling = Field(default=Sampling(), description="How the class pictures are drawn.")
-
-
-Template = Annotated[str, Field(min_length=1, max_length=300)]
-
-
-class Personalization(StageBase):
-    """Stage 1: DreamBooth-like personalization with identifier, class noun and detailed description."""
-
-    steps: Annotated[int, Field(ge=1, le=1_000_000)] = Field(default=800, description="Optimizer steps.")
-    batch_size: Annotated[int, Field(ge=1, le=1024)] = Field(
-        default=2, description="Subject pictures per step and process."
-    )
-    learning_rate: PositiveFloat = Field(default=1e-4, description="AdamW's learning rate.")
-    lora: Lora = Field(default=Lora(), description="Adapter on the U-Net (and on the text encoder, if trained).")
-    train_text_encoder: bool = Field(default=False, description="Also train an adapter on the text encoder.")
-    prior_preservation: PriorPreservation = Field(
-        default=PriorPreservation(), description="Keeps the class what it was."
-    )
-    caption_templates: Annotated[list[Template], Field(min_length=1, max_length=100)] = Field(
-        default=["a photo of a {subject}"], description="Captions of the subject's pictures, drawn at random."
-    )
-    flip: bool = Field(
-        default=False,
-        description="Also train on the pictures mirrored; not for a subject with writing or one that is not symmetric.",
-    )
-    min_snr_gamma: Annotated[float, Field(gt=0, le=1000)] | None = Field(
-        default=None,
-        description="Weigh timesteps by min-SNR with this gamma (usually 5); all weigh alike when left out.",
-    )
-    checkpoint_interval_steps: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
-        default=200, description="Steps between two checkpoints."
-    )
-    seed: Seed = Field(default=0, description="Seed of everything random in the stage.")
-    rules: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            cel="self.captionTemplates.all(t, t.contains('{subject}'))",
-            check=lambda self: all(PLACEHOLDER in t for t in self.caption_templates),
-            message='every caption template must name the subject, for example "a photo of a {subject}"',
-            field="captionTemplates",
-        ),
     )
 
 
@@ -221,6 +158,9 @@ class Reinforcement(StageBase):
         default=0.01, description="Weight of the KL to the personalized policy."
     )
     max_grad_norm: PositiveFloat = Field(default=1.0, description="Gradients are scaled down to this norm.")
+    gradient_checkpointing: bool = Field(
+        default=False, description="Compute activations again in the backward pass: less memory, more time."
+    )
     early_stopping: EarlyStopping | None = Field(
         default=None, description="Stop on validation prompts; runs all epochs when left out."
     )

@@ -133,3 +133,16 @@ def test_links_are_renewed_and_strangers_left_alone(here):
     (store / "b/own").mkdir()
     with pytest.raises(CliError, match="is no link of ours"):
         lay(store, (Mount("b", "own", here / "pics"),))
+
+
+def test_personalizations_own_sources_are_looked_up(here):
+    manifest = demo()
+    manifest["spec"]["personalization"]["adapter"] = {"s3": {"prefix": "loras/mine"}}
+    with pytest.raises(CliError, match=r"spec\.personalization\.adapter is s3://.*give --model loras/mine=FOLDER"):
+        of(manifest, here)
+    manifest["spec"]["personalization"] = {"validation": {"prompts": {"configMap": {"name": "cm", "key": "train.txt"}}}}
+    with pytest.raises(CliError, match=r"spec\.personalization\.validation\.prompts is the ConfigMap cm"):
+        of(manifest, here)
+    found = of(manifest, here, prompts=here / "prompts").spec.personalization.validation
+    assert found is not None
+    assert found.prompts.s3 is not None

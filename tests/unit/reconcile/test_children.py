@@ -66,6 +66,21 @@ def everything() -> ResolvedJob:
     )
 
 
+def test_stage_1_gets_the_volume_of_its_adapter_and_its_validation_prompts() -> None:
+    adapter = resolved(personalization={"adapter": {"pvc": {"claimName": "loras"}}})
+    prompts = {"configMap": {"name": "prompts", "key": "val.txt"}}
+    validated = resolved(personalization={"validation": {"prompts": prompts}})
+
+    def paths(job: ResolvedJob, stage: Stage) -> set[str]:
+        pod = pod_of(child_job(job, stage, 1, {}, DEFAULTS))
+        return {mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"]}
+
+    assert "/mnt/volumes/loras" in paths(adapter, Stage.PERSONALIZE)
+    assert "/mnt/volumes/loras" not in paths(adapter, Stage.REINFORCE)
+    assert "/mnt/prompts/validation" in paths(validated, Stage.PERSONALIZE)
+    assert "/mnt/prompts/validation" not in paths(validated, Stage.REINFORCE)
+
+
 @pytest.mark.parametrize(
     ("golden", "job", "stage", "attempt"),
     [

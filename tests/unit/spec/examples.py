@@ -91,6 +91,40 @@ BAD: dict[str, tuple[Callable[[Manifest], None], str]] = {
         _set("personalization.captionTemplates", ["a photo"]),
         "spec.personalization.captionTemplates",
     ),
+    "dropout-of-everything": (_set("personalization.lora", {"dropout": 1}), "spec.personalization.lora.dropout"),
+    "target-module-with-a-pattern": (
+        _set("personalization.lora", {"targetModules": ["to_.*"]}),
+        "spec.personalization.lora.targetModules[0]",
+    ),
+    "no-target-modules": (
+        _set("personalization.lora", {"targetModules": []}),
+        "spec.personalization.lora.targetModules",
+    ),
+    "warm-up-longer-than-training": (
+        lambda manifest: manifest["spec"]["personalization"].update(steps=10, warmupSteps=11),
+        "spec.personalization.warmupSteps",
+    ),
+    "unknown-schedule": (_set("personalization.schedule", "cosinus"), "spec.personalization.schedule"),
+    "unknown-optimizer": (_set("personalization.optimizer", "sgd"), "spec.personalization.optimizer"),
+    "average-that-never-moves": (_set("personalization.ema", {"decay": 1}), "spec.personalization.ema.decay"),
+    "validation-without-subject": (
+        _set("personalization.validation", {"prompts": {"inline": ["a dog"]}}),
+        "spec.personalization.validation.prompts.inline",
+    ),
+    "adapter-that-is-averaged": (
+        lambda manifest: manifest["spec"]["personalization"].update(adapter={"s3": {"prefix": "a"}}, ema={}),
+        "spec.personalization.adapter",
+    ),
+    "adapter-that-is-validated": (
+        lambda manifest: manifest["spec"]["personalization"].update(
+            adapter={"s3": {"prefix": "a"}}, validation={"prompts": {"inline": ["a {subject}"]}}
+        ),
+        "spec.personalization.adapter",
+    ),
+    "adapter-of-two-sources": (
+        _set("personalization.adapter", {"s3": {"prefix": "a"}, "pvc": {"claimName": "b"}}),
+        "spec.personalization.adapter",
+    ),
     "no-rewards": (_set("reinforcement.rewards", []), "spec.reinforcement.rewards"),
     "too-many-timesteps": (
         _set("reinforcement.timestepsPerTrajectory", 8),

@@ -159,6 +159,26 @@ def check_choose_timesteps(module: ModuleType) -> None:
     assert module.choose_timesteps(8, 7, 0, 0, 0) == list(range(7))
 
 
+def check_warmed_decay(module: ModuleType) -> None:
+    # n / (n + 9): 0 / 9, 1 / 10, 9 / 18, 81 / 90; then the decay itself, 0.95 from n = 171 on.
+    decays = [module.warmed_decay(0.95, n) for n in (0, 1, 9, 81, 170, 171, 1000)]
+    assert decays == pytest.approx([0.0, 0.1, 0.5, 0.9, 170 / 179, 0.95, 0.95])
+
+
+def check_learning_rate(module: ModuleType) -> None:
+    # Peak 8 over 10 steps, of which 3 warm up: 8 * 1/4, 2/4, 3/4; then t = 0, 1/7, ..., 6/7.
+    def rates(schedule: str, *steps: int) -> list[float]:
+        return [module.learning_rate(8.0, schedule, step, 10, 3) for step in steps]
+
+    assert rates("constant", 0, 1, 2, 3, 9) == [2.0, 4.0, 6.0, 8.0, 8.0]
+    assert rates("linear", 2, 3, 4, 9) == pytest.approx([6.0, 8.0, 8 * 6 / 7, 8 / 7])
+    # (1 + cos(pi / 7)) / 2 = 0.950484, (1 + cos(6 pi / 7)) / 2 = 0.049516.
+    assert rates("cosine", 2, 3, 4, 9) == pytest.approx([6.0, 8.0, 7.603875, 0.396125], rel=1e-5)
+    assert module.learning_rate(8.0, "cosine", 4, 5, 5) == pytest.approx(8 * 5 / 6)
+    with pytest.raises(ValueError, match="cosinus"):
+        rates("cosinus", 5)
+
+
 def check_stopping(module: ModuleType) -> None:
     # Scores 1.0, 1.05 (gain below 0.1), 1.2 (gain), 1.0, 1.0 with patience 2.
     state = module.StoppingState()

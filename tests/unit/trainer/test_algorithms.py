@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 
 from instructbooth_trainer.algorithms import (
     advantages,
+    averaging,
     dreambooth,
     gaussian,
     kl,
+    learning_rate,
     schedule,
     stopping,
     surrogate,
@@ -38,6 +40,8 @@ CHECKS = [
     (checks.check_schedule_prompts, schedule),
     (checks.check_choose_timesteps, schedule),
     (checks.check_stopping, stopping),
+    (checks.check_warmed_decay, averaging),
+    (checks.check_learning_rate, learning_rate),
     (checks.check_exceeds_ceiling, stopping),
     (checks.check_ddim, ddim),
 ]

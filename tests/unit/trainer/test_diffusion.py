@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 from torch import Tensor
 
-from instructbooth.spec.stages import Lora
+from instructbooth.spec.personalization import Lora
 from instructbooth.spec.subject import Subject
 from instructbooth_trainer.diffusion.adapter import WEIGHTS, Adapter
 from instructbooth_trainer.diffusion.model import DiffusionModel
@@ -127,14 +128,24 @@ def test_guidance_in_one_batch_is_two_passes(tiny: TinyWorld) -> None:
     torch.testing.assert_close(folded, without + 3 * (conditioned - without), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("targets", ["attention", "all"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"targets": "attention"},
+        {"targets": "all"},
+        {"targetModules": ["to_q", "ff.net.2", "conv1"]},
+        {"targets": "all", "useDora": True},
+        {"targets": "all", "useDora": True, "dropout": 0.5},
+    ],
+    ids=["attention", "all", "modules", "dora", "dora-dropout"],
+)
 @pytest.mark.parametrize("text_encoder", [False, True])
 def test_the_stock_pipeline_loads_the_adapter(
-    tiny: TinyWorld, tmp_path: Path, targets: str, text_encoder: bool
+    tiny: TinyWorld, tmp_path: Path, changes: dict[str, Any], text_encoder: bool
 ) -> None:
     model = DiffusionModel.load(tiny.pipeline)
     plain = unet_output(model.pipeline, model)
-    lora = Lora.model_validate({"rank": 4, "alpha": 8, "targets": targets})
+    lora = Lora.model_validate({"rank": 4, "alpha": 8, **changes})
     adapter = Adapter(model, lora, text_encoder=text_encoder, seed=0)
     assert torch.equal(unet_output(model.pipeline, model), plain), "a fresh adapter changes nothing"
     disturb(adapter)
@@ -162,6 +173,50 @@ def test_adapter_file_is_the_same_for_equal_runs_and_names_no_path(tiny: TinyWor
         files.append((tmp_path / name / WEIGHTS).read_bytes())
     assert files[0] == files[1]
     assert str(tiny.pipeline).encode() not in files[0]
+
+
+def gradients(model: DiffusionModel, adapter: Adapter, *key: int | str) -> list[Tensor]:
+    latents = torch.randn(2, *model.latent_shape, generator=torch.Generator().manual_seed(0))
+    with adapter.dropping(*key):
+        output = model.predict(latents, torch.tensor([500, 1]), model.encode_prompts(PROMPTS[:2]))
+        return list(torch.autograd.grad(output.square().sum(), adapter.parameters()))
+
+
+def same(a: list[Tensor], b: list[Tensor]) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize("dora", [False, True])
+def test_dropout_drops_by_key_and_only_in_training(tiny: TinyWorld, dora: bool) -> None:
+    model = DiffusionModel.load(tiny.pipeline)
+    adapter = Adapter(model, Lora(rank=4, dropout=0.5, use_dora=dora), text_encoder=True, seed=0)
+    disturb(adapter)
+    outside = unet_output(model.pipeline, model)
+    assert torch.equal(unet_output(model.pipeline, model), outside), "a fresh adapter does not train"
+    state = torch.get_rng_state()
+    first = gradients(model, adapter, 0, "dropout", 7)
+    assert torch.equal(torch.get_rng_state(), state), "nobody else's random numbers are touched"
+    assert same(gradients(model, adapter, 0, "dropout", 7), first)
+    assert not same(gradients(model, adapter, 0, "dropout", 8), first)
+    assert torch.equal(unet_output(model.pipeline, model), outside)
+    text = [p is q for p in adapter.parameters() for q in model.text_encoder.parameters() if p is q]
+    assert text, "the text encoder's adapter is among them"
+
+
+def test_half_of_the_inputs_are_dropped(tiny: TinyWorld) -> None:
+    model = DiffusionModel.load(tiny.pipeline)
+    adapter = Adapter(model, Lora(rank=4, dropout=0.5), text_encoder=False, seed=0)
+    layer = model.unet.mid_block.attentions[0].transformer_blocks[0].attn1.to_q
+    with adapter.dropping("key"):
+        kept = layer.lora_dropout["default"](torch.ones(100, 100))
+    assert set(kept.unique().tolist()) == {0.0, 2.0}
+    assert float((kept == 0).float().mean()) == pytest.approx(0.5, abs=0.05)
+
+
+@pytest.mark.parametrize(("name", "why"), [("to_z", "none"), ("attentions.0", "Transformer2DModel"), ("o_q", "none")])
+def test_a_target_that_is_no_layer_is_the_users_error(tiny: TinyWorld, name: str, why: str) -> None:
+    with pytest.raises(UserError, match=rf"LoraTargetsInvalid.*targetModules.*{name}.*{why}"):
+        Adapter(DiffusionModel.load(tiny.pipeline), Lora(target_modules=["to_q", name]), text_encoder=False, seed=0)
 
 
 def test_swapped_weights_come_back(tiny: TinyWorld) -> None:

@@ -14,13 +14,15 @@ from typing import Any
 import torch
 from diffusers import StableDiffusionPipeline
 from peft import LoraConfig
+from peft.tuners.lora import LoraLayer
 from peft.utils import get_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from instructbooth.spec.stages import Lora
+from instructbooth.spec.personalization import Lora
 from instructbooth_trainer.diffusion.model import DiffusionModel
+from instructbooth_trainer.diffusion.noise import keyed_generator
 from instructbooth_trainer.runtime.errors import UserError
 
 WEIGHTS = "pytorch_lora_weights.safetensors"
@@ -35,7 +37,8 @@ class Adapter:
     def __init__(self, model: DiffusionModel, lora: Lora, *, text_encoder: bool, seed: int) -> None:
         """Add a fresh adapter (B = 0: it changes nothing yet) to a model that has none; A is drawn from `seed`."""
         self._modules: dict[str, Any] = {"unet": model.unet}
-        targets = {"unet": _ATTENTION if lora.targets == "attention" else _ATTENTION + _REST, "text_encoder": _TEXT}
+        self._device, self._dropout = model.device, lora.dropout
+        targets = {"unet": unet_targets(model, lora), "text_encoder": _TEXT}
         if text_encoder:
             self._modules["text_encoder"] = model.text_encoder
         with torch.random.fork_rng(devices=[]):
@@ -43,10 +46,17 @@ class Adapter:
             for name, module in self._modules.items():
                 module.add_adapter(
                     LoraConfig(
-                        r=lora.rank, lora_alpha=lora.alpha, init_lora_weights="gaussian", target_modules=targets[name]
+                        r=lora.rank,
+                        lora_alpha=lora.alpha,
+                        lora_dropout=lora.dropout,
+                        # Not on the text encoder: transformers 5.23 does not find the lengths in the file again.
+                        use_dora=lora.use_dora and name == "unet",
+                        init_lora_weights="gaussian",
+                        target_modules=targets[name],
                     )
                 )
         for module in self._modules.values():
+            module.eval()  # new layers come in training mode, in which every prediction would drop something
             for parameter_name, parameter in module.named_parameters():
                 parameter.requires_grad_("lora_" in parameter_name)
                 if parameter.requires_grad:
@@ -61,19 +71,38 @@ class Adapter:
         if "text_encoder" in self._modules:
             self._modules["text_encoder"].requires_grad_(False)
 
+    @contextmanager
+    def dropping(self, *key: int | str) -> Iterator[None]:
+        """With dropout, which is chosen by the key alone; keep the backward pass inside. Nothing without dropout."""
+        if not self._dropout:
+            yield
+            return
+        # The layers as a whole, not their dropout alone: a DoRA layer asks itself whether it trains. The rest of the
+        # model stays as it is evaluated.
+        layers = [m for module in self._modules.values() for m in module.modules() if isinstance(m, LoraLayer)]
+        with torch.random.fork_rng(devices=[self._device] if self._device.type == "cuda" else []):
+            torch.manual_seed(keyed_generator(*key).initial_seed())
+            for layer in layers:
+                layer.train()
+            try:
+                yield
+            finally:
+                for layer in layers:
+                    layer.eval()
+
     def _live(self, component: str) -> dict[str, Tensor]:
         # PEFT's own names: diffusers reads them all, while its older names lose the attention layers on the way back
         # when convolutions are among the targets (seen with diffusers 0.42).
         tensors: dict[str, Tensor] = get_peft_model_state_dict(self._modules[component])
         return tensors
 
+    def live(self) -> dict[str, Tensor]:
+        """The adapter's weights themselves by the name they have on disk."""
+        return {f"{c}.{name}": tensor for c in self._modules for name, tensor in self._live(c).items()}
+
     def tensors(self) -> dict[str, Tensor]:
         """Copies of the adapter's weights by the name they have on disk, on the CPU."""
-        return {
-            f"{component}.{name}": tensor.detach().to("cpu", copy=True)
-            for component in self._modules
-            for name, tensor in self._live(component).items()
-        }
+        return {name: tensor.detach().to("cpu", copy=True) for name, tensor in self.live().items()}
 
     @torch.no_grad()
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
@@ -82,7 +111,7 @@ class Adapter:
         Raises:
             UserError: `AdapterMismatch` when names or shapes are not this adapter's.
         """
-        live = {f"{c}.{name}": tensor for c in self._modules for name, tensor in self._live(c).items()}
+        live = self.live()
         wrong = sorted(set(live) ^ set(tensors)) or [n for n in live if live[n].shape != tensors[n].shape]
         if wrong:
             raise UserError(
@@ -123,6 +152,28 @@ class Adapter:
         self.load_tensors(tensors)
 
 
+def unet_targets(model: DiffusionModel, lora: Lora) -> list[str]:
+    """Ends of the names of the U-Net's layers that are adapted.
+
+    Raises:
+        UserError: `LoraTargetsInvalid` when one of targetModules fits no layer, or one that is no linear layer and no
+            convolution.
+    """
+    if lora.target_modules is None:
+        return _ATTENTION if lora.targets == "attention" else _ATTENTION + _REST
+    layers = dict(model.unet.named_modules())
+    for target in lora.target_modules:
+        found = [layer for name, layer in layers.items() if f".{name}".endswith(f".{target}")]
+        if not found or not all(isinstance(layer, torch.nn.Linear | torch.nn.Conv2d) for layer in found):
+            fits = f"fits a {type(found[0]).__name__}" if found else "fits none of its layers"
+            raise UserError(
+                "LoraTargetsInvalid",
+                f"spec.personalization.lora.targetModules: {target!r} {fits}; name linear layers or convolutions of "
+                f"the U-Net, such as {', '.join(_ATTENTION)} or {', '.join(_REST)}",
+            )
+    return lora.target_modules
+
+
 def _sort_header(path: Path) -> None:
     """Rewrite a safetensors file's header in sorted order: its writer orders metadata at random, and equal adapters
     should be equal files. Offsets count from the header's end, so it may change its length.
@@ -135,6 +186,9 @@ def _sort_header(path: Path) -> None:
 
 
 def _header(config: LoraConfig) -> dict[str, Any]:
-    """The adapter's configuration without what differs between equal runs: the order of sets and local paths."""
+    """The adapter's configuration without what differs between equal runs: the order of sets and local paths.
+
+    And without dropout: whoever loads the file does not train, but PEFT would give him layers in training mode.
+    """
     settings = {key: sorted(value) if isinstance(value, set) else value for key, value in config.to_dict().items()}
-    return settings | {"base_model_name_or_path": None}
+    return settings | {"base_model_name_or_path": None, "lora_dropout": 0.0}

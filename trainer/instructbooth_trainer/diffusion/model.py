@@ -15,6 +15,7 @@ import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 from PIL import Image
 from torch import Tensor
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from instructbooth.spec.stages import Dtype
 from instructbooth_trainer.diffusion.ddim import PREDICTION_TYPES, DdimSchedule
@@ -105,6 +106,19 @@ class DiffusionModel:
     def prediction_type(self) -> str:
         """`epsilon` or `v_prediction`."""
         return str(self.pipeline.scheduler.config.prediction_type)
+
+    def checkpoint_gradients(self, *, text_encoder: bool) -> None:
+        """Compute activations again in the backward pass rather than keep them; the gradients are the same.
+
+        Call it once the adapter is added.
+        """
+        self.unet.enable_gradient_checkpointing()
+        if not text_encoder:
+            return
+        self.text_encoder.activation_checkpointing_enable({"use_reentrant": False})
+        for layer in self.text_encoder.modules():
+            if isinstance(layer, GradientCheckpointingLayer):
+                layer.training = True  # else it keeps them after all; what is inside of it stays as it is evaluated
 
     def alpha_bar(self) -> Tensor:
         """abar of every training timestep, [num_train_timesteps], float32."""

@@ -5,8 +5,8 @@ DreamBooth (arXiv 2208.12242) as InstructBooth (arXiv 2312.03011) uses it: capti
 
 Assumptions and deviations, for neither paper published its code:
 - LoRA on the U-Net (and optionally the text encoder) instead of all weights: stage 2 needs a small policy.
-- Class latents are kept as the sampler left them, not decoded and encoded again. Each rank draws and trains on its own
-  share of them, as a sharded data loader would. Their captions are the templates with the class noun alone.
+- Class latents are kept as the sampler left them, not decoded and encoded again (class_images.py). Each rank trains on
+  its own share of them, as a sharded data loader would. Their captions are the templates with the class noun alone.
 - The subject's latents are the posterior's mean, made once; so are the embeddings unless the text encoder is trained.
 - Every random number is keyed by (seed, step, rank): a resumed run repeats an unbroken one bit for bit.
 """
@@ -14,25 +14,32 @@ Assumptions and deviations, for neither paper published its code:
 from __future__ import annotations
 
 import json
+import logging
 import time
 from dataclasses import dataclass
 
 import torch
 from PIL import ImageOps
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from instructbooth.contract import Outcome
-from instructbooth.spec.stages import Personalization
+from instructbooth.spec.personalization import Personalization
 from instructbooth_trainer.algorithms.dreambooth import add_noise, diffusion_target, dreambooth_loss, min_snr_weights
+from instructbooth_trainer.algorithms.learning_rate import learning_rate
 from instructbooth_trainer.diffusion.adapter import Adapter
+from instructbooth_trainer.diffusion.identifier import IdentifierReport, check_identifier
 from instructbooth_trainer.diffusion.model import DiffusionModel
 from instructbooth_trainer.diffusion.noise import keyed_generator
 from instructbooth_trainer.diffusion.prompts import class_text, expand
-from instructbooth_trainer.diffusion.sampling import conditioning_for, sample, sampling_batch
+from instructbooth_trainer.recipes.adoption import adopt
+from instructbooth_trainer.recipes.average import AdapterAverage
+from instructbooth_trainer.recipes.class_images import class_latents
+from instructbooth_trainer.recipes.export import write_adapter
 from instructbooth_trainer.recipes.training import AdapterState, SynchronizedAdamW, samples_sheet
+from instructbooth_trainer.recipes.validation import ValidationPictures
 from instructbooth_trainer.runtime.context import RunContext
+
+log = logging.getLogger(__name__)
 
 MAX_GRAD_NORM = 1.0
 
@@ -68,10 +75,19 @@ def run(run: RunContext) -> Outcome:
         device=device,
         resolution=job.model.resolution,
     )
+    identifier = look_at_identifier(run, model)
+    if spec.adapter is not None:
+        return adopt(run, model, spec.adapter, identifier)
     data = prepare(run, model)
     adapter = Adapter(model, spec.lora, text_encoder=spec.train_text_encoder, seed=spec.seed)
-    optimizer = SynchronizedAdamW(run.accelerator, adapter, spec.learning_rate, MAX_GRAD_NORM, job.model.dtype)
+    if spec.gradient_checkpointing:
+        model.checkpoint_gradients(text_encoder=spec.train_text_encoder)
+    optimizer = SynchronizedAdamW(
+        run.accelerator, adapter, spec.learning_rate, MAX_GRAD_NORM, job.model.dtype, spec.optimizer
+    )
     state = AdapterState(adapter, optimizer.optimizer)
+    average = AdapterAverage(adapter, state, spec.ema)
+    pictures = ValidationPictures(run, model, state, average)
     run.start_checkpoints(spec.checkpoint_interval_steps)
     start = run.resume(state)
 
@@ -80,69 +96,52 @@ def run(run: RunContext) -> Outcome:
     alpha_bar = model.alpha_bar()
     per_step = (2 if len(data.classes) else 1) * spec.batch_size * run.gang.world_size
     run.progress.start(spec.steps, "steps", done=start)
+    if start == 0:
+        pictures.after(0)
     began = time.monotonic()
     for step in range(start, spec.steps):
         latents, rows, noise, timesteps = batch(spec, data, step, run.gang.rank, len(alpha_bar))
-        embeddings = model.encode_prompts(texts) if fixed is None else fixed
         noisy = add_noise(latents, noise.to(device), alpha_bar[timesteps])
-        prediction = model.predict(noisy, timesteps.to(device), embeddings[rows])
         target = diffusion_target(latents, noise.to(device), alpha_bar[timesteps], model.prediction_type)
         gamma = spec.min_snr_gamma
         weights = None if gamma is None else min_snr_weights(alpha_bar[timesteps], model.prediction_type, gamma)
-        loss = dreambooth_loss(prediction, target, spec.batch_size, spec.prior_preservation.weight, weights)
-        optimizer.backward(loss)
+        with adapter.dropping(spec.seed, "dropout", step, run.gang.rank):
+            embeddings = model.encode_prompts(texts) if fixed is None else fixed
+            prediction = model.predict(noisy, timesteps.to(device), embeddings[rows])
+            loss = dreambooth_loss(prediction, target, spec.batch_size, spec.prior_preservation.weight, weights)
+            optimizer.backward(loss)
+        optimizer.set_learning_rate(
+            learning_rate(spec.learning_rate, spec.schedule, step, spec.steps, spec.warmup_steps)
+        )
         result = optimizer.step(count=1, total_loss=float(loss.detach()))
+        average.update(step)
         state.curve.append({"loss": result.loss})
         speed = (step + 1 - start) * per_step / (time.monotonic() - began)
         run.progress.update(step + 1, loss=result.loss, grad_norm=result.grad_norm, images_per_second=speed)
+        pictures.after(step + 1)
         run.checkpoint(step + 1, state)
-    return finish(run, model, adapter, state)
+    with average.in_place():
+        return finish(run, model, adapter, state, identifier, pictures)
+
+
+def look_at_identifier(run: RunContext, model: DiffusionModel) -> IdentifierReport:
+    """Check the identifier against the tokenizer; a poor one is worth a warning, not an error."""
+    report = check_identifier(model.tokenizer, run.job.spec.subject.identifier)
+    if report.warning and run.gang.is_main:
+        log.warning("%s", report.warning)
+    return report
 
 
 def prepare(run: RunContext, model: DiffusionModel) -> Data:
-    """Encode the subject's pictures and draw this rank's share of the class pictures. Collective."""
+    """Encode the subject's pictures and get this rank's share of the class pictures. Collective."""
     spec, subject = run.job.spec.personalization, run.job.spec.subject
     pictures = run.subject_images()
     latents = model.encode_images([*pictures, *map(ImageOps.mirror, pictures)] if spec.flip else pictures)
     class_texts = [class_text(template, subject) for template in spec.caption_templates]
-    empty = latents.new_zeros(0, *model.latent_shape)
-    classes = class_latents(run, model, class_texts) if spec.prior_preservation.weight > 0 else empty
-    numbers = torch.arange(len(classes)) * run.gang.world_size + run.gang.rank
     captions = [expand(template, subject, identifier=True) for template in spec.caption_templates]
-    return Data(latents, captions, classes, numbers % len(class_texts), class_texts if len(classes) else [])
-
-
-def class_latents(run: RunContext, model: DiffusionModel, texts: list[str]) -> Tensor:
-    """Latents of this rank's class pictures, [n, *latent_shape]: numbers rank, rank + world, ... of all of them.
-
-    Drawn by the base model (call it before an adapter is added), in batches; kept in the work folder.
-    """
-    spec, world = run.job.spec.personalization, run.gang.world_size
-    prior = spec.prior_preservation
-    numbers = list(range(run.gang.rank, max(prior.num_images, world), world))
-    key = json.dumps([prior.to_wire(), spec.seed, texts, world, run.job.spec.model.to_wire()])
-    path = run.workdir / f"class-latents-{run.gang.rank}.safetensors"
-    if path.is_file():
-        with safe_open(path, "pt") as kept:
-            if (kept.metadata() or {}).get("key") == key:
-                found: Tensor = kept.get_tensor("latents")
-                return found.to(model.device)
-    schedule = model.schedule(prior.sampling.steps, eta=0.0)
-    conditioning = conditioning_for(model, texts, prior.sampling.guidance_scale)
-    size = sampling_batch(model.resolution)
-    drawn = []
-    run.progress.start(len(numbers), "class pictures")
-    # Rank 0 has the most: every rank goes through as many rounds as it does, for stop_if_asked is collective.
-    for first in range(0, len(range(0, max(prior.num_images, world), world)), size):
-        if part := numbers[first : first + size]:
-            rows = conditioning.rows(torch.tensor([n % len(texts) for n in part], device=model.device))
-            generators = [keyed_generator(spec.seed, "class", n) for n in part]
-            drawn.append(sample(model, schedule, rows, generators)[-1])
-            run.progress.update(first + len(part))
-        run.stop_if_asked()
-    latents = torch.cat(drawn)
-    save_file({"latents": latents.cpu()}, path, metadata={"key": key})
-    return latents
+    if not spec.prior_preservation.weight:
+        return Data(latents, captions, latents[:0], torch.zeros(0, dtype=torch.int64), [])
+    return Data(latents, captions, *class_latents(run, model, class_texts), class_texts)
 
 
 def batch(
@@ -169,15 +168,25 @@ def batch(
     return latents, rows, noise, timesteps
 
 
-def finish(run: RunContext, model: DiffusionModel, adapter: Adapter, state: AdapterState) -> Outcome:
+def finish(
+    run: RunContext,
+    model: DiffusionModel,
+    adapter: Adapter,
+    state: AdapterState,
+    identifier: IdentifierReport,
+    pictures: ValidationPictures,
+) -> Outcome:
     """Publish adapter, numbers and a sheet of samples. Collective."""
     spec = run.job.spec.personalization
     losses = [point["loss"] for point in state.curve]
+    tail = losses[-20:]
+    numbers = {"loss": sum(tail) / len(tail), **identifier.metrics()}
     folder = run.workdir / "output"
     if run.gang.is_main:
         folder.mkdir(parents=True, exist_ok=True)
-        adapter.save(folder)
-        (folder / "personalize.json").write_text(json.dumps({"loss": losses, "spec": spec.to_wire()}, indent=1))
+        record = {"loss": losses, "identifier": identifier.record(), "spec": spec.to_wire()}
+        (folder / "personalize.json").write_text(json.dumps(record, indent=1))
         samples_sheet(run, model, folder / "samples.png", spec.caption_templates)
-    tail = losses[-20:]
-    return run.publish(folder, {"loss": sum(tail) / len(tail)})
+        write_adapter(run, adapter, folder, numbers | {"steps": float(len(losses))})
+        pictures.write(folder)
+    return run.publish(folder, numbers)

@@ -36,6 +36,7 @@ from instructbooth_trainer.algorithms.weighting import part_scale
 from instructbooth_trainer.diffusion.adapter import Adapter
 from instructbooth_trainer.diffusion.model import DiffusionModel
 from instructbooth_trainer.diffusion.noise import keyed_generator
+from instructbooth_trainer.recipes.export import write_adapter
 from instructbooth_trainer.recipes.rollouts import Pairs, Rollouts
 from instructbooth_trainer.recipes.training import AdapterState, SynchronizedAdamW, samples_sheet
 from instructbooth_trainer.runtime.context import RunContext
@@ -61,6 +62,8 @@ class Reinforce:
         self.adapter = Adapter(self.model, stage1.lora, text_encoder=stage1.train_text_encoder, seed=stage1.seed)
         self.adapter.load(run.input_folder(Stage.PERSONALIZE))
         self.adapter.freeze_text_encoder()
+        if self.spec.gradient_checkpointing:
+            self.model.checkpoint_gradients(text_encoder=False)
         self.reference = self.adapter.tensors()
         self.optimizer = SynchronizedAdamW(
             run.accelerator, self.adapter, self.spec.learning_rate, self.spec.max_grad_norm, job.model.dtype
@@ -208,10 +211,11 @@ def finish(stage: Reinforce) -> Outcome:
     run, state, spec = stage.run, stage.state, stage.spec
     if "best" in state.kept:
         stage.adapter.load_tensors(state.kept["best"])
+    numbers = {name: value for name, value in state.curve[-1].items() if name in ("reward_mean", "kl") or "/" in name}
+    numbers["epochs"] = float(len(state.curve))
     folder = run.workdir / "output"
     if run.gang.is_main:
         folder.mkdir(parents=True, exist_ok=True)
-        stage.adapter.save(folder)
         report = {
             "world_size": run.gang.world_size,
             "epochs": state.curve,
@@ -220,5 +224,5 @@ def finish(stage: Reinforce) -> Outcome:
         }
         (folder / "reinforce.json").write_text(json.dumps(report, indent=1))
         samples_sheet(run, stage.model, folder / "samples.png", stage.rollouts.validation or stage.rollouts.prompts)
-    told = {name: value for name, value in state.curve[-1].items() if name in ("reward_mean", "kl") or "/" in name}
-    return run.publish(folder, {**told, "epochs": float(len(state.curve))})
+        write_adapter(run, stage.adapter, folder, numbers)
+    return run.publish(folder, numbers)

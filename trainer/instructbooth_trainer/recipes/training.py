@@ -6,6 +6,7 @@ uneven numbers of rows or micro-batches, and nothing can be left out by accident
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from instructbooth_trainer.diffusion.noise import keyed_generator
 from instructbooth_trainer.diffusion.prompts import expand
 from instructbooth_trainer.diffusion.sampling import draw, grid
 from instructbooth_trainer.runtime.context import RunContext
-from instructbooth_trainer.runtime.errors import RunError
+from instructbooth_trainer.runtime.errors import RunError, UserError
 from instructbooth_trainer.runtime.state import load_optimizer_tensors, optimizer_tensors
 
 # Gradients pass through fp16 activations, where small ones vanish; a power of two moves them up without rounding.
@@ -43,17 +44,28 @@ class SynchronizedAdamW:
     """AdamW on the adapter; a step is the same on all ranks, bit for bit."""
 
     def __init__(
-        self, accelerator: Accelerator, adapter: Adapter, learning_rate: float, max_grad_norm: float, dtype: Dtype
+        self,
+        accelerator: Accelerator,
+        adapter: Adapter,
+        learning_rate: float,
+        max_grad_norm: float,
+        dtype: Dtype,
+        kind: str = "adamw",
     ) -> None:
         self._accelerator = accelerator
         self._parameters = adapter.parameters()
         self._max_norm = max_grad_norm
         self._scale = _LOSS_SCALE[dtype]
-        self.optimizer = torch.optim.AdamW(self._parameters, lr=learning_rate, fused=True)
+        self.optimizer = make_optimizer(kind, self._parameters, learning_rate)
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of a sum of losses (not of a mean: `step` divides)."""
         (loss * self._scale).backward()  # type: ignore[no-untyped-call]
+
+    def set_learning_rate(self, learning_rate: float) -> None:
+        """For the steps from now on."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
 
     def step(self, count: int, total_loss: float) -> StepResult:
         """Sum gradients over all ranks, divide by the sum of `count`, scale down to the norm, update.
@@ -83,6 +95,22 @@ class SynchronizedAdamW:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return StepResult(loss, float(norm))
+
+
+def make_optimizer(kind: str, parameters: Sequence[torch.nn.Parameter], learning_rate: float) -> torch.optim.Optimizer:
+    """`adamw`, or `adamw8bit` with both moments in 8 bits (arXiv 2110.02861). Raises UserError OptimizerMissing."""
+    if kind == "adamw":
+        return torch.optim.AdamW(parameters, lr=learning_rate, fused=True)
+    try:
+        library = importlib.import_module("bitsandbytes")
+    except ImportError as error:
+        raise UserError(
+            "OptimizerMissing",
+            f"spec.personalization.optimizer: {kind} needs the package bitsandbytes, which this image lacks ({error}); "
+            "name an image that has it in spec.podTemplate.image, or use adamw",
+        ) from error
+    optimizer: torch.optim.Optimizer = library.optim.AdamW8bit(parameters, lr=learning_rate)
+    return optimizer
 
 
 class AdapterState:

@@ -112,6 +112,19 @@ class RunContext:
         if self.gang.any(self.stop.asked):
             raise Checkpointed(f"asked to stop; {self.stage.value} begins again")
 
+    def keep_validation(self, step: int, folder: Path) -> None:
+        """Commit the pictures of one step; `folder` is rank 0's. Collective."""
+        prefix = self.layout.validation(self.stage, self.attempt, step)
+
+        def write() -> None:
+            commit(self.store, folder, prefix)
+
+        self.gang.once(write)
+
+    def fetch_validation(self, attempt: int, step: int, folder: Path) -> None:
+        """Get the pictures that this or an earlier attempt kept. Rank 0's own doing."""
+        fetch(self.store, self.layout.validation(self.stage, attempt, step), folder)
+
     def publish(self, folder: Path, metrics: dict[str, float]) -> Outcome:
         """Commit the stage's output; `folder` is rank 0's. Collective: all return once it is durable."""
         prefix = self.layout.output(self.stage, self.attempt)

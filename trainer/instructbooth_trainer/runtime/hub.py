@@ -15,7 +15,14 @@ from instructbooth_trainer.runtime.errors import TransientError, UserError
 PUBLISHED_PICKLES = frozenset({"HPS_v2.1_compressed.pt", "ImageReward.pt"})
 
 # Root-level checkpoints of the original repositories (several GB each, for other programs) are not asked for.
-ALLOWED = ["*.json", "*.txt", "*/*.safetensors", "model*.safetensors", *sorted(PUBLISHED_PICKLES)]
+ALLOWED = [
+    "*.json",
+    "*.txt",
+    "*/*.safetensors",
+    "model*.safetensors",
+    "pytorch_lora_weights.safetensors",
+    *sorted(PUBLISHED_PICKLES),
+]
 IGNORED = ["*.fp16.safetensors", "*non_ema*", "safety_checker/*"]
 
 

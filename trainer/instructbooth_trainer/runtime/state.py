@@ -29,12 +29,16 @@ class TrainState(Protocol):
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimizer's state, flattened: `<parameter>.<key>` per parameter and `lr.<group>` per group."""
+    """The optimizer's state, flattened: `<parameter>.<key>` per parameter and `lr.<group>` per group.
+
+    8-bit optimizers of bitsandbytes keep most of it one level deeper: `<parameter>.<key>/<inner key>`.
+    """
     state = optimizer.state_dict()
     flat: dict[str, Tensor] = {}
     for index, entries in state["state"].items():
         for key, value in entries.items():
-            flat[f"{index}.{key}"] = torch.as_tensor(value).detach().clone()
+            deeper = {f"{key}/{inner}": v for inner, v in value.items()} if isinstance(value, dict) else {key: value}
+            flat |= {f"{index}.{name}": torch.as_tensor(v).detach().clone() for name, v in deeper.items()}
     for number, group in enumerate(state["param_groups"]):
         flat[f"lr.{number}"] = torch.tensor(float(group["lr"]), dtype=torch.float64)
     return flat
@@ -50,7 +54,13 @@ def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: Mapping[st
         if head == "lr":
             groups[int(key)]["lr"] = float(value)
         else:
-            per_parameter.setdefault(int(head), {})[key] = value.clone()
+            # A whole number without dimensions was a Python int: the step of 8-bit optimizers. torch's is a float.
+            number = value.dim() == 0 and value.dtype == torch.int64
+            entries = per_parameter.setdefault(int(head), {})
+            key, _, inner = key.partition("/")
+            if inner:
+                entries, key = entries.setdefault(key, {}), inner
+            entries[key] = int(value) if number else value.clone()
     known = {index for group in groups for index in group["params"]}
     if unknown := set(per_parameter) - known:
         raise ValueError(f"the checkpoint's optimizer has parameters {sorted(unknown)}, this one has {len(known)}")

@@ -1,0 +1,86 @@
+"""Stage 1 with an adapter that exists already: checked, and published as the stage's own, where the others find it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from peft.utils import get_peft_model_state_dict
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from instructbooth.contract import Outcome
+from instructbooth.spec.personalization import Lora
+from instructbooth.spec.sources import ModelSource
+from instructbooth_trainer.diffusion.adapter import WEIGHTS, Adapter
+from instructbooth_trainer.diffusion.identifier import IdentifierReport
+from instructbooth_trainer.diffusion.model import DiffusionModel
+from instructbooth_trainer.recipes.export import write_adapter
+from instructbooth_trainer.recipes.training import samples_sheet
+from instructbooth_trainer.runtime.context import RunContext
+from instructbooth_trainer.runtime.errors import UserError
+
+_FIELD = "spec.personalization.adapter"
+
+
+def adopt(run: RunContext, model: DiffusionModel, source: ModelSource, identifier: IdentifierReport) -> Outcome:
+    """Publish the adapter of the source. Collective. Raises UserError AdapterNotFound, -Corrupt, -Mismatch."""
+    job = run.job.spec
+    spec = job.personalization
+    base, folder = run.model_folder(job.model.source), run.model_folder(source)
+    tensors = run.gang.once(lambda: read_adapter(base, folder, spec.lora))
+    adapter = Adapter(model, spec.lora, text_encoder=spec.train_text_encoder, seed=spec.seed)
+    adapter.load_tensors(tensors)
+    output = run.workdir / "output"
+    if run.gang.is_main:
+        output.mkdir(parents=True, exist_ok=True)
+        samples_sheet(run, model, output / "samples.png", spec.caption_templates)
+        write_adapter(run, adapter, output, {})
+        record = {"adapter": source.to_wire(), "identifier": identifier.record(), "spec": spec.to_wire()}
+        (output / "personalize.json").write_text(json.dumps(record, indent=1))
+    return run.publish(output, identifier.metrics())
+
+
+def read_adapter(base: Path, folder: Path, lora: Lora) -> dict[str, Tensor]:
+    """The weights of a LoRA by our names: whatever stock diffusers loads, Kohya's names among them.
+
+    Args:
+        base: folder of the base model; loaded in float32 and let go of again, so that the weights stay what they are.
+        folder: with `pytorch_lora_weights.safetensors`.
+        lora: what the adapter is said to be.
+
+    Raises:
+        UserError: `AdapterNotFound`, `AdapterCorrupt`, or `AdapterMismatch` where it is something else.
+    """
+    path = folder / WEIGHTS
+    if not path.is_file():
+        raise UserError(
+            "AdapterNotFound", f"{_FIELD} holds no {WEIGHTS}; rename the LoRA's file to that, or correct it"
+        )
+    try:
+        with safe_open(path, "pt") as file:
+            file.keys()
+    except (SafetensorError, OSError) as error:
+        raise UserError("AdapterCorrupt", f"{_FIELD}: {WEIGHTS} cannot be read: {error}; upload it again") from error
+    pipeline = DiffusionModel.load(base).pipeline
+    try:
+        pipeline.load_lora_weights(str(folder), weight_name=WEIGHTS, use_safetensors=True, adapter_name="given")
+    except (ValueError, RuntimeError, KeyError) as error:
+        raise UserError("AdapterMismatch", f"{_FIELD} is no LoRA of spec.model: {error}") from error
+    tensors: dict[str, Tensor] = {}
+    for name in ("unet", "text_encoder"):
+        module = getattr(pipeline, name)
+        config = getattr(module, "peft_config", {}).get("given")
+        if config is None:
+            continue
+        found = (config.r, float(config.lora_alpha), not (config.rank_pattern or config.alpha_pattern))
+        if found != (lora.rank, float(lora.alpha), True):
+            raise UserError(
+                "AdapterMismatch",
+                f"{_FIELD} has rank {found[0]} and alpha {found[1]:g}{'' if found[2] else ', not in every layer'}, "
+                f"spec.personalization.lora has rank {lora.rank} and alpha {lora.alpha:g}: "
+                "later stages need them equal; correct rank and alpha",
+            )
+        weights = get_peft_model_state_dict(module, adapter_name="given")
+        tensors |= {f"{name}.{key}": tensor.detach().float().cpu() for key, tensor in weights.items()}
+    return tensors

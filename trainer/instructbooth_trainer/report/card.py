@@ -1,0 +1,73 @@
+"""The model card, README.md beside an adapter: what it is, of what it was made, what was measured, how to use it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from instructbooth.contract import Stage
+from instructbooth.spec.job import InstructBoothJobSpec, ResolvedJob
+from instructbooth.spec.sources import PLACEHOLDER, ModelSource
+
+_DONE = {Stage.PERSONALIZE: "personalized (stage 1)", Stage.REINFORCE: "personalized and reinforced (stages 1 and 2)"}
+
+
+def model_card(job: ResolvedJob, stage: Stage, numbers: Mapping[str, float]) -> str:
+    """The card as Markdown, with the header that the Hugging Face hub reads.
+
+    Args:
+        job: what was asked for.
+        stage: the stage that publishes.
+        numbers: what it measured; may be empty.
+    """
+    spec = job.spec
+    name = f"{spec.subject.identifier} {spec.subject.phrase}"
+    prompt = spec.personalization.caption_templates[0].replace(PLACEHOLDER, name)
+    lora = spec.personalization.lora
+    rows = "".join(f"| {key} | {value:.6g} |\n" for key, value in numbers.items())
+    table = f"\n| measured | |\n|---|---|\n{rows}" if rows else ""
+    kohya = (
+        "" if lora.use_dora else " `kohya/lora.safetensors` is the same under Kohya's names, for ComfyUI and others."
+    )
+    return f"""---
+{_header(spec, prompt)}---
+# {name}
+
+A LoRA that teaches the subject "{spec.subject.phrase}" under the identifier `{spec.subject.identifier}`, {_DONE[stage]}
+with InstructBooth (arXiv 2312.03011). Made by the job {job.namespace}/{job.name}, uid {job.uid}.
+
+| | |
+|---|---|
+| base model | {_source(spec.model.source)} |
+| identifier | `{spec.subject.identifier}` |
+| class noun | {spec.subject.class_name} |
+| description | {spec.subject.phrase} |
+| adapter | {"DoRA" if lora.use_dora else "LoRA"}, rank {lora.rank}, alpha {lora.alpha:g} |
+{table}
+![samples](samples.png)
+
+```python
+from diffusers import StableDiffusionPipeline
+
+pipe = StableDiffusionPipeline.from_pretrained("the base model")
+pipe.load_lora_weights("this folder", weight_name="pytorch_lora_weights.safetensors")
+pipe("{prompt}").images[0]
+```
+{kohya}
+"""
+
+
+def _header(spec: InstructBoothJobSpec, prompt: str) -> str:
+    hub = spec.model.source.hub
+    base = f"base_model: {hub.repo}\n" if hub else ""
+    quoted = prompt.replace("\\", "\\\\").replace('"', '\\"')
+    lines = ["library_name: diffusers", "pipeline_tag: text-to-image", "tags: [lora, instructbooth]"]
+    return base + "".join(f"{line}\n" for line in [*lines, f'instance_prompt: "{quoted}"'])
+
+
+def _source(source: ModelSource) -> str:
+    if source.hub:
+        return f"{source.hub.repo} at {source.hub.revision}"
+    if source.pvc:
+        return f"volume {source.pvc.claim_name}, {source.pvc.path or '/'}"
+    assert source.s3 is not None  # the schema's rule: exactly one source
+    return f"object storage, {source.s3.prefix}"
