@@ -104,8 +104,8 @@ BAD: dict[str, tuple[Callable[[Manifest], None], str]] = {
         lambda manifest: manifest["spec"]["personalization"].update(steps=10, warmupSteps=11),
         "spec.personalization.warmupSteps",
     ),
-    "unknown-schedule": (_set("personalization.schedule", "cosinus"), "spec.personalization.schedule"),
-    "unknown-optimizer": (_set("personalization.optimizer", "sgd"), "spec.personalization.optimizer"),
+    "no-such-schedule": (_set("personalization.schedule", "cosinus"), "spec.personalization.schedule"),
+    "no-such-optimizer": (_set("personalization.optimizer", "sgd"), "spec.personalization.optimizer"),
     "average-that-never-moves": (_set("personalization.ema", {"decay": 1}), "spec.personalization.ema.decay"),
     "validation-without-subject": (
         _set("personalization.validation", {"prompts": {"inline": ["a dog"]}}),
