@@ -144,6 +144,7 @@ def run_worker(pod: PodEnvironment | None = None) -> int:
 if __name__ == "__main__":
     exit_code = run_worker()
     sys.stdout.flush()
-    if exit_code:
-        os._exit(exit_code)  # a broken process group must not keep the interpreter from ending
-    sys.exit(0)
+    sys.stderr.flush()
+    # Neither a broken process group nor a thread of a library that outlives the interpreter (seen: std::terminate after
+    # the outcome was written) may keep the process from ending, or change its code.
+    os._exit(exit_code)
