@@ -28,8 +28,7 @@ class RunLayout:
     @classmethod
     def of(cls, job: ResolvedJob) -> Self:
         """The layout of a resolved job."""
-        prefix = job.spec.artifacts.prefix
-        return cls(f"{prefix + '/' if prefix else ''}{job.namespace}/{job.name}/{job.uid}/")
+        return cls(f"{_root(job.spec.artifacts)}{job.namespace}/{job.name}/{job.uid}/")
 
     def stage(self, stage: Stage) -> str:
         """Everything of a stage, all attempts."""
@@ -58,10 +57,15 @@ class RunLayout:
 
 def class_images(artifacts: Artifacts, key: str) -> str:
     """Prefix of the class pictures with a key. A run's is never the same: no job's name is as long as a key."""
-    return f"{artifacts.prefix + '/' if artifacts.prefix else ''}class-images/{key}/"
+    return f"{_root(artifacts)}class-images/{key}/"
 
 
 def parse_checkpoint_manifest(key: str) -> tuple[int, int] | None:
     """(attempt, step) if the key is the manifest of a checkpoint, else None."""
     match = _CHECKPOINT_MANIFEST.search(key)
     return (int(match[1]), int(match[2])) if match else None
+
+
+def _root(artifacts: Artifacts) -> str:
+    """The part of the bucket that the spec names: empty, or with a slash at its end."""
+    return f"{artifacts.prefix}/" if artifacts.prefix else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -95,13 +96,18 @@ def draw(
     return torch.cat(pictures)
 
 
+def to_bytes(pixels: Tensor) -> np.ndarray[Any, Any]:
+    """[batch, 3, height, width] in [0, 1] -> uint8 [batch, height, width, 3]."""
+    out: np.ndarray[Any, Any] = (pixels.float().cpu() * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    return out
+
+
 def grid(pictures: Tensor, columns: int) -> Image.Image:
     """Pictures [batch, 3, height, width] in [0, 1] as one image, row by row, on white."""
     batch, _, height, width = pictures.shape
     rows = -(-batch // columns)
     sheet = np.full((rows * height, columns * width, 3), 255, dtype=np.uint8)
-    pixels = (pictures.cpu().permute(0, 2, 3, 1).numpy() * 255).round().astype(np.uint8)
-    for index, picture in enumerate(pixels):
+    for index, picture in enumerate(to_bytes(pictures)):
         top, left = index // columns * height, index % columns * width
         sheet[top : top + height, left : left + width] = picture
     return Image.fromarray(sheet)

@@ -29,7 +29,7 @@ from instructbooth.contract import Outcome, PromptRole, Stage
 from instructbooth.spec.stages import Sampling
 from instructbooth_trainer.diffusion.model import DiffusionModel
 from instructbooth_trainer.diffusion.prompts import expand, reward_text
-from instructbooth_trainer.diffusion.sampling import sampling_batch
+from instructbooth_trainer.diffusion.sampling import sampling_batch, to_bytes
 from instructbooth_trainer.report.evaluation import (
     MODELS,
     Drawing,
@@ -180,12 +180,6 @@ def draw(model: DiffusionModel, prompt: str, seeds: Sequence[int], sampling: Sam
         output_type="latent",
     ).images
     return to_bytes(model.decode(latents))
-
-
-def to_bytes(pixels: Tensor) -> np.ndarray[Any, Any]:
-    """[batch, 3, height, width] in [0, 1] -> uint8 [batch, height, width, 3]."""
-    out: np.ndarray[Any, Any] = (pixels.float().cpu() * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
-    return out
 
 
 def details_of(name: str, metric: Reward, images: Tensor, prompts: Sequence[str]) -> list[JsonValue] | None:

@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 
 from instructbooth.contract import PromptRole
 from instructbooth_trainer.diffusion.model import DiffusionModel
 from instructbooth_trainer.diffusion.noise import keyed_generator
 from instructbooth_trainer.diffusion.prompts import expand
-from instructbooth_trainer.diffusion.sampling import draw
+from instructbooth_trainer.diffusion.sampling import draw, to_bytes
 from instructbooth_trainer.recipes.average import AdapterAverage
 from instructbooth_trainer.recipes.training import AdapterState
 from instructbooth_trainer.report.validation import picture_sheet, spread
@@ -95,7 +94,7 @@ class ValidationPictures:
                 pixels = draw(
                     self._model, [self._prompts[prompt]], [generator], sampling.steps, sampling.guidance_scale
                 )
-                own.append((pixels[0] * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy())
+                own.append(to_bytes(pixels)[0])
                 self._run.progress.beat()
         shares = gang.gather(own)
         count = len(self._prompts) * per_prompt
