@@ -18,7 +18,7 @@ class Model(ApiModel):
     """The base text-to-image model."""
 
     source: ModelSource = Field(description="Where the model's diffusers folder comes from.")
-    family: Literal["auto", "stable-diffusion"] = Field(
+    family: Literal["auto", "stable-diffusion", "stable-diffusion-xl", "stable-diffusion-3", "flux"] = Field(
         default="auto", description="Model family; `auto` reads it from the folder's model_index.json."
     )
     dtype: Dtype = Field(default="fp32", description="Dtype of the frozen weights. What is trained stays in fp32.")

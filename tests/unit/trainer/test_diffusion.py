@@ -85,7 +85,7 @@ def test_sampler_without_noise_is_diffusers_ddim(model: DiffusionModel, steps: i
     scheduler.set_timesteps(steps)
     latents = ours[0]
     for step, timestep in enumerate(scheduler.timesteps):
-        prediction = model.predict(latents, timestep.expand(3), conditioning.embeddings).detach()
+        prediction = model.predict(latents, timestep.expand(3), conditioning).detach()
         latents = scheduler.step(prediction, int(timestep), latents, eta=0.0).prev_sample
         torch.testing.assert_close(ours[step + 1], latents, rtol=1e-4, atol=1e-4)
 
@@ -121,10 +121,9 @@ def test_guidance_in_one_batch_is_two_passes(tiny: TinyWorld) -> None:
     torch.manual_seed(0)
     latents, timesteps = torch.randn(3, *model.latent_shape), torch.tensor([900, 500, 100])
     with torch.no_grad():
-        embeddings, empty = model.encode_prompts(PROMPTS), model.encode_prompts([""])
-        folded = model.predict(latents, timesteps, embeddings, empty, 3.0)
-        conditioned = model.predict(latents, timesteps, embeddings)
-        without = model.predict(latents, timesteps, empty.expand_as(embeddings))
+        folded = model.predict(latents, timesteps, model.condition(PROMPTS, 3.0))
+        conditioned = model.predict(latents, timesteps, model.condition(PROMPTS, 1.0))
+        without = model.predict(latents, timesteps, model.condition([""] * 3, 1.0))
     torch.testing.assert_close(folded, without + 3 * (conditioned - without), rtol=1e-4, atol=1e-4)
 
 
@@ -178,7 +177,7 @@ def test_adapter_file_is_the_same_for_equal_runs_and_names_no_path(tiny: TinyWor
 def gradients(model: DiffusionModel, adapter: Adapter, *key: int | str) -> list[Tensor]:
     latents = torch.randn(2, *model.latent_shape, generator=torch.Generator().manual_seed(0))
     with adapter.dropping(*key):
-        output = model.predict(latents, torch.tensor([500, 1]), model.encode_prompts(PROMPTS[:2]))
+        output = model.predict(latents, torch.tensor([500, 1]), model.condition(PROMPTS[:2], 1.0))
         return list(torch.autograd.grad(output.square().sum(), adapter.parameters()))
 
 
@@ -199,14 +198,14 @@ def test_dropout_drops_by_key_and_only_in_training(tiny: TinyWorld, dora: bool) 
     assert same(gradients(model, adapter, 0, "dropout", 7), first)
     assert not same(gradients(model, adapter, 0, "dropout", 8), first)
     assert torch.equal(unet_output(model.pipeline, model), outside)
-    text = [p is q for p in adapter.parameters() for q in model.text_encoder.parameters() if p is q]
+    text = [p is q for p in adapter.parameters() for q in model.pipeline.text_encoder.parameters() if p is q]
     assert text, "the text encoder's adapter is among them"
 
 
 def test_half_of_the_inputs_are_dropped(tiny: TinyWorld) -> None:
     model = DiffusionModel.load(tiny.pipeline)
     adapter = Adapter(model, Lora(rank=4, dropout=0.5), text_encoder=False, seed=0)
-    layer = model.unet.mid_block.attentions[0].transformer_blocks[0].attn1.to_q
+    layer = model.denoiser.mid_block.attentions[0].transformer_blocks[0].attn1.to_q
     with adapter.dropping("key"):
         kept = layer.lora_dropout["default"](torch.ones(100, 100))
     assert set(kept.unique().tolist()) == {0.0, 2.0}
@@ -252,8 +251,8 @@ def test_half_precision_keeps_the_adapter_in_float32(tiny: TinyWorld) -> None:
     model = DiffusionModel.load(tiny.pipeline, dtype="bf16")
     adapter = Adapter(model, Lora(rank=2), text_encoder=False, seed=0)
     assert {p.dtype for p in adapter.parameters()} == {torch.float32}
-    assert model.unet.conv_in.weight.dtype == torch.bfloat16
-    output = model.predict(torch.randn(1, *model.latent_shape), torch.tensor([5]), model.encode_prompts(["a"]))
+    assert model.denoiser.conv_in.weight.dtype == torch.bfloat16
+    output = model.predict(torch.randn(1, *model.latent_shape), torch.tensor([5]), model.condition(["a"], 1.0))
     assert output.dtype == torch.float32
     output.sum().backward()
     assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in adapter.parameters())
@@ -287,12 +286,15 @@ def test_an_index_that_is_no_json_is_the_users_error(tmp_path: Path) -> None:
         DiffusionModel.load(tmp_path)
 
 
-def test_a_folder_that_is_no_stable_diffusion_is_refused(tmp_path: Path) -> None:
+def test_a_folder_of_no_family_or_another_one_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="ModelInvalid"):
         DiffusionModel.load(tmp_path)
-    (tmp_path / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
-    with pytest.raises(UserError, match="FluxPipeline"):
+    (tmp_path / "model_index.json").write_text('{"_class_name": "KandinskyPipeline"}')
+    with pytest.raises(UserError, match=r"'KandinskyPipeline'.*stable-diffusion is a StableDiffusionPipeline"):
         DiffusionModel.load(tmp_path)
+    (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
+    with pytest.raises(UserError, match="family stable-diffusion-3"):
+        DiffusionModel.load(tmp_path, family="stable-diffusion-3")
 
 
 def test_decode_undoes_encode_up_to_shape_and_range(tiny: TinyWorld) -> None:

@@ -85,7 +85,7 @@ def test_both_stages_publish_card_and_kohyas_file(lab: Lab, personalized: Resolv
 def test_the_card_names_the_base_model_on_the_hub(lab: Lab) -> None:
     wire = lab.job("card", personalization={"lora": {"useDora": True, "rank": 8}}).to_wire()
     wire["spec"]["model"]["source"] = {"hub": {"repo": "owner/base", "revision": "0" * 40}}
-    card = model_card(ResolvedJob.model_validate(wire), Stage.REINFORCE, {"kl": 0.5})
+    card = model_card(ResolvedJob.model_validate(wire), Stage.REINFORCE, {"kl": 0.5}, kohya=False)
     assert yaml.safe_load(card.split("---\n")[1])["base_model"] == "owner/base"
     for piece in ("owner/base at 000", "`sks`", "DoRA, rank 8", "| kl | 0.5 |", "stages 1 and 2"):
         assert piece in card

@@ -108,8 +108,8 @@ def test_checkpointed_gradients_are_the_same(tiny: TinyWorld) -> None:
             model.checkpoint_gradients(text_encoder=True)
         calls = {"unet": 0, "text_encoder": 0}
         watched = {
-            "unet": model.unet.mid_block.attentions[0].transformer_blocks[0].attn1.to_q,
-            "text_encoder": model.text_encoder.encoder.layers[0].self_attn.q_proj,
+            "unet": model.denoiser.mid_block.attentions[0].transformer_blocks[0].attn1.to_q,
+            "text_encoder": model.pipeline.text_encoder.encoder.layers[0].self_attn.q_proj,
         }
         for name, layer in watched.items():
 
@@ -119,8 +119,8 @@ def test_checkpointed_gradients_are_the_same(tiny: TinyWorld) -> None:
             layer.register_forward_pre_hook(count)
         latents = torch.randn(2, *model.latent_shape, generator=torch.Generator().manual_seed(0))
         with adapter.dropping("key"):
-            embeddings = model.encode_prompts(["a sks star", "a star"])
-            output = model.predict(latents, torch.tensor([500, 1]), embeddings)
+            conditioning = model.condition(["a sks star", "a star"], 1.0)
+            output = model.predict(latents, torch.tensor([500, 1]), conditioning)
             output.square().sum().backward()
         found.append([parameter.grad for parameter in adapter.parameters()])
         passes.append(calls)

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from instructbooth.contract import Stage
 from instructbooth.spec.job import ResolvedJob
 from instructbooth_trainer.diffusion.adapter import WEIGHTS
+from instructbooth_trainer.diffusion.conditioning import Encoding
 from instructbooth_trainer.diffusion.model import DiffusionModel
 from instructbooth_trainer.recipes import evaluate, rollouts
 from instructbooth_trainer.recipes.personalize import prepare
@@ -207,7 +208,7 @@ def test_rewards_never_read_the_identifier(
         read.extend(prompts)
         return original(images, prompts)
 
-    def encode_spy(prompts: list[str]) -> torch.Tensor:
+    def encode_spy(prompts: list[str]) -> Encoding:
         drawn.extend(prompts)
         return encode(prompts)
 

@@ -1,6 +1,6 @@
 """The LoRA that is trained: made, saved, loaded and swapped. One adapter per model, in float32.
 
-On disk it is `pytorch_lora_weights.safetensors`, which `StableDiffusionPipeline.load_lora_weights` reads.
+On disk it is `pytorch_lora_weights.safetensors`, which `load_lora_weights` of the family's own pipeline reads.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import StableDiffusionPipeline
 from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
 from peft.utils import get_peft_model_state_dict
@@ -21,26 +20,25 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from instructbooth.spec.personalization import Lora
-from instructbooth_trainer.diffusion.model import DiffusionModel
+from instructbooth_trainer.diffusion.model import CLIP_TARGETS, DiffusionModel
 from instructbooth_trainer.diffusion.noise import keyed_generator
 from instructbooth_trainer.runtime.errors import UserError
 
 WEIGHTS = "pytorch_lora_weights.safetensors"
-_ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
-_REST = ["proj_in", "proj_out", "ff.net.0.proj", "ff.net.2", "conv1", "conv2", "conv_shortcut", "time_emb_proj"]
-_TEXT = ["q_proj", "k_proj", "v_proj", "out_proj"]
 
 
 class Adapter:
-    """The adapter of a model's U-Net and, if asked for, of its text encoder."""
+    """The adapter of a model's denoiser and, if asked for, of its text encoders."""
 
     def __init__(self, model: DiffusionModel, lora: Lora, *, text_encoder: bool, seed: int) -> None:
         """Add a fresh adapter (B = 0: it changes nothing yet) to a model that has none; A is drawn from `seed`."""
-        self._modules: dict[str, Any] = {"unet": model.unet}
+        self._modules: dict[str, Any] = {model.denoiser_name: model.denoiser}
         self._device, self._dropout = model.device, lora.dropout
-        targets = {"unet": unet_targets(model, lora), "text_encoder": _TEXT}
+        self._pipeline, self._denoiser = type(model.pipeline), model.denoiser_name
+        self.kohya_layer = model.kohya_layer()
+        targets = {model.denoiser_name: denoiser_targets(model, lora)}
         if text_encoder:
-            self._modules["text_encoder"] = model.text_encoder
+            self._modules |= model.text_encoders()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             for name, module in self._modules.items():
@@ -49,10 +47,10 @@ class Adapter:
                         r=lora.rank,
                         lora_alpha=lora.alpha,
                         lora_dropout=lora.dropout,
-                        # Not on the text encoder: transformers 5.23 does not find the lengths in the file again.
-                        use_dora=lora.use_dora and name == "unet",
+                        # Not on text encoders: transformers 5.23 does not find the lengths in the file again.
+                        use_dora=lora.use_dora and name == self._denoiser,
                         init_lora_weights="gaussian",
-                        target_modules=targets[name],
+                        target_modules=targets.get(name, CLIP_TARGETS),
                     )
                 )
         for module in self._modules.values():
@@ -67,9 +65,10 @@ class Adapter:
         return [p for module in self._modules.values() for p in module.parameters() if p.requires_grad]
 
     def freeze_text_encoder(self) -> None:
-        """Stop training the text encoder's adapter, if there is one; it stays in place and is saved along."""
-        if "text_encoder" in self._modules:
-            self._modules["text_encoder"].requires_grad_(False)
+        """Stop training the text encoders' adapters, if there are any; they stay in place and are saved along."""
+        for name, module in self._modules.items():
+            if name != self._denoiser:
+                module.requires_grad_(False)
 
     @contextmanager
     def dropping(self, *key: int | str) -> Iterator[None]:
@@ -136,7 +135,7 @@ class Adapter:
         """Write `pytorch_lora_weights.safetensors` in diffusers' format, with rank and alpha in its header."""
         layers = {f"{c}_lora_layers": {n: t.cpu() for n, t in self._live(c).items()} for c in self._modules}
         header = {f"{c}_lora_adapter_metadata": _header(m.peft_config["default"]) for c, m in self._modules.items()}
-        StableDiffusionPipeline.save_lora_weights(str(folder), **layers, **header)
+        self._pipeline.save_lora_weights(str(folder), **layers, **header)
         _sort_header(folder / WEIGHTS)
 
     def load(self, folder: Path) -> None:
@@ -152,16 +151,16 @@ class Adapter:
         self.load_tensors(tensors)
 
 
-def unet_targets(model: DiffusionModel, lora: Lora) -> list[str]:
-    """Ends of the names of the U-Net's layers that are adapted.
+def denoiser_targets(model: DiffusionModel, lora: Lora) -> list[str]:
+    """Ends of the names of the denoiser's layers that are adapted.
 
     Raises:
         UserError: `LoraTargetsInvalid` when one of targetModules fits no layer, or one that is no linear layer and no
             convolution.
     """
     if lora.target_modules is None:
-        return _ATTENTION if lora.targets == "attention" else _ATTENTION + _REST
-    layers = dict(model.unet.named_modules())
+        return model.targets[lora.targets]
+    layers = dict(model.denoiser.named_modules())
     for target in lora.target_modules:
         found = [layer for name, layer in layers.items() if f".{name}".endswith(f".{target}")]
         if not found or not all(isinstance(layer, torch.nn.Linear | torch.nn.Conv2d) for layer in found):
@@ -169,7 +168,7 @@ def unet_targets(model: DiffusionModel, lora: Lora) -> list[str]:
             raise UserError(
                 "LoraTargetsInvalid",
                 f"spec.personalization.lora.targetModules: {target!r} {fits}; name linear layers or convolutions of "
-                f"the U-Net, such as {', '.join(_ATTENTION)} or {', '.join(_REST)}",
+                f"the {model.denoiser_name}, such as {', '.join(model.targets['all'])}",
             )
     return lora.target_modules
 

@@ -6,7 +6,7 @@ has its alpha beside it. Of DoRA there are several spellings, none of which stoc
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -18,23 +18,36 @@ _COMPONENTS = {"unet": "lora_unet_", "text_encoder": "lora_te_text_model_"}
 _FACTORS = {"lora_A": "lora_down", "lora_B": "lora_up"}
 
 
-def kohya_tensors(tensors: Mapping[str, Tensor], alpha: float) -> dict[str, Tensor]:
+def stable_diffusion_layer(component: str, module: str) -> str:
+    """A layer's name in the file, of Stable Diffusion 1.x and 2.x."""
+    return _COMPONENTS[component] + module.removeprefix("text_model.").replace(".", "_")
+
+
+def kohya_tensors(
+    tensors: Mapping[str, Tensor], alpha: float, layer_name: Callable[[str, str], str] = stable_diffusion_layer
+) -> dict[str, Tensor]:
     """Rename an adapter's weights.
 
     Args:
         tensors: by the names `Adapter.tensors` gives them; LoRA's two factors and nothing else.
         alpha: the adapter's, of all layers.
+        layer_name: (component, module) -> name of the layer, as the family has it.
     """
     renamed: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         component, _, rest = name.partition(".")
         module, factor, _ = rest.rsplit(".", 2)
-        layer = _COMPONENTS[component] + module.removeprefix("text_model.").replace(".", "_")
+        layer = layer_name(component, module)
         renamed[f"{layer}.{_FACTORS[factor]}.weight"] = tensor.contiguous()
         renamed[f"{layer}.alpha"] = torch.tensor(float(alpha))
     return renamed
 
 
-def save_kohya(tensors: Mapping[str, Tensor], alpha: float, path: Path) -> None:
+def save_kohya(
+    tensors: Mapping[str, Tensor],
+    alpha: float,
+    path: Path,
+    layer_name: Callable[[str, str], str] = stable_diffusion_layer,
+) -> None:
     """Write `kohya_tensors` into a file."""
-    save_file(kohya_tensors(tensors, alpha), path)
+    save_file(kohya_tensors(tensors, alpha, layer_name), path)

@@ -1,57 +1,97 @@
-"""Stable Diffusion as the recipes need it: load, encode, predict, decode. adapter.py adds what is trained.
+"""A model as the recipes need it: load, encode, predict, step, decode, and where an adapter goes.
 
-Frozen weights are in the job's dtype, trained ones in float32, and everything that leaves this file is float32.
+What the families have in common is here; each family is one file of instructbooth_trainer.families (docs/families.md).
+Frozen weights are in the job's dtype, trained ones in float32, and everything that leaves a model is float32.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
+import diffusers
 import numpy as np
 import torch
-from diffusers import DDIMScheduler, StableDiffusionPipeline
 from PIL import Image
 from torch import Tensor
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from instructbooth.spec.stages import Dtype
-from instructbooth_trainer.diffusion.ddim import PREDICTION_TYPES, DdimSchedule
+from instructbooth_trainer.diffusion.conditioning import Conditioning, Encoding
+from instructbooth_trainer.diffusion.objective import Objective
 from instructbooth_trainer.runtime.errors import UserError
 
 DTYPES: dict[Dtype, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+CLIP_TARGETS = ["q_proj", "k_proj", "v_proj", "out_proj"]
 
 
-class DiffusionModel:
-    """A model of the Stable Diffusion family.
+class Schedule(Protocol):
+    """The steps of one sampling run.
 
     Attributes:
-        pipeline: the stock StableDiffusionPipeline around the same modules, with a DDIM scheduler.
+        timesteps: what the model is told, [num_steps], descending.
+        sigma: standard deviation of each step, [num_steps], float32. The last may be 0 and is never trained on.
+    """
+
+    @property
+    def timesteps(self) -> Tensor: ...  # noqa: D102 - above
+    @property
+    def sigma(self) -> Tensor: ...  # noqa: D102
+
+    def mean(self, prediction: Tensor, latents: Tensor, steps: Tensor) -> Tensor:
+        """mu of the transition from each row's step, float32, the shape of latents. steps: [batch], int64."""
+        ...
+
+    def log_prob(
+        self, prediction: Tensor, latents: Tensor, next_latents: Tensor, steps: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Log-probability of a transition, averaged over latent dimensions, [batch], and its mu."""
+        ...
+
+
+class DiffusionModel(ABC):
+    """A loaded model of some family.
+
+    Attributes:
+        family: the family's name in spec.model.family.
+        pipeline_name: diffusers' pipeline, as model_index.json names it.
+        denoiser_name: the pipeline's component that is trained, `unet` or `transformer`.
+        text_encoder_names: its text encoders that can be trained.
+        targets: ends of the names of the denoiser's layers an adapter is put on, by spec.personalization.lora.targets.
+        load_options: further arguments of the pipeline's from_pretrained.
+        pipeline: the stock pipeline around the same modules.
         resolution: side of the square pictures, pixels.
         latent_shape: (channels, height, width) of one picture's latents.
         device: where it computes.
     """
 
+    family: ClassVar[str]
+    pipeline_name: ClassVar[str]
+    denoiser_name: ClassVar[str]
+    text_encoder_names: ClassVar[tuple[str, ...]]
+    targets: ClassVar[Mapping[str, list[str]]]
+    load_options: ClassVar[Mapping[str, Any]] = {}
+
     def __init__(self, pipeline: Any, device: torch.device, resolution: int | None) -> None:
         self.pipeline = pipeline
         self.device = device
-        self.unet, self.vae, self.text_encoder = pipeline.unet, pipeline.vae, pipeline.text_encoder
-        self.tokenizer = pipeline.tokenizer
-        factor = int(pipeline.vae_scale_factor)
-        self.resolution = resolution or int(self.unet.config.sample_size) * factor
+        self.denoiser, self.vae = getattr(pipeline, self.denoiser_name), pipeline.vae
+        pixels = int(pipeline.vae_scale_factor)
+        self.resolution = resolution or self.native_latent_side() * pixels
+        factor = pixels * self.patch_side()
         if self.resolution % factor:
             raise UserError(
                 "ResolutionInvalid",
-                f"spec.model.resolution {self.resolution} is no multiple of {factor}, this model's pixels per latent",
+                f"spec.model.resolution {self.resolution} is no multiple of {factor}, this model's pixels per "
+                f"{'latent' if factor == pixels else 'patch of latents'}",
             )
-        side = self.resolution // factor
-        self.latent_shape = (int(self.unet.config.in_channels), side, side)
+        side = self.resolution // pixels
+        self.latent_shape = (int(self.vae.config.latent_channels), side, side)
 
-    @classmethod
+    @staticmethod
     def load(
-        cls,
         folder: Path,
         *,
         family: str = "auto",
@@ -59,146 +99,207 @@ class DiffusionModel:
         device: torch.device | str = "cpu",
         resolution: int | None = None,
     ) -> DiffusionModel:
-        """Load a diffusers folder: safetensors only, no safety checker, all weights frozen.
+        """Load a diffusers folder of any family: safetensors only, no safety checker, all weights frozen.
 
         Raises:
-            UserError: `ModelInvalid` when the folder is no Stable Diffusion model or cannot be read.
+            UserError: `ModelInvalid` when the folder is no model of the family or cannot be read.
         """
-        found = _pipeline_class(folder / "model_index.json")
-        if found != "StableDiffusionPipeline" or family not in ("auto", "stable-diffusion"):
-            raise UserError(
-                "ModelInvalid",
-                f"spec.model: family {family}, and source's model_index.json names {found!r}; "
-                "the family stable-diffusion is a StableDiffusionPipeline, and the only one so far",
-            )
+        from instructbooth_trainer.families import find_family  # the families stand on this file
+
+        return find_family(folder, family).open(folder, dtype, torch.device(device), resolution)
+
+    @classmethod
+    def open(cls, folder: Path, dtype: Dtype, device: torch.device, resolution: int | None) -> DiffusionModel:
+        """Load a folder of this family. Raises UserError ModelInvalid."""
         try:
-            pipeline = StableDiffusionPipeline.from_pretrained(
-                str(folder),
-                dtype=DTYPES[dtype],
-                safety_checker=None,
-                feature_extractor=None,
-                requires_safety_checker=False,
-                use_safetensors=True,
-                local_files_only=True,
+            pipeline: Any = getattr(diffusers, cls.pipeline_name).from_pretrained(
+                str(folder), dtype=DTYPES[dtype], use_safetensors=True, local_files_only=True, **cls.load_options
             )
         except (OSError, ValueError, RuntimeError) as error:
             raise UserError(
                 "ModelInvalid",
                 f"spec.model.source cannot be loaded as a diffusers folder with safetensors weights: {error}",
             ) from error
-        # A scheduler that was not DDIM has no clip_sample in its config, and DDIM's default would clip latents.
-        pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False, thresholding=False)
-        kind = str(pipeline.scheduler.config.prediction_type)
-        if kind not in PREDICTION_TYPES:
-            raise UserError(
-                "ModelInvalid",
-                f"spec.model.source: the scheduler's prediction_type is {kind!r}; only "
-                f"{' and '.join(PREDICTION_TYPES)} have a formula here",
-            )
+        for name in (*cls.text_encoder_names, "vae", cls.denoiser_name):
+            if getattr(pipeline, name) is None:
+                raise UserError("ModelInvalid", f"spec.model.source: the {cls.pipeline_name} has no {name}")
+        cls.prepare(pipeline)
         pipeline.set_progress_bar_config(disable=True)
-        for module in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
-            module.requires_grad_(False).eval().to(device)
-        if dtype == "fp16":  # the decoder overflows fp16 on some pictures of some checkpoints
-            pipeline.vae.to(dtype=torch.float32)
-        return cls(pipeline, torch.device(device), resolution)
+        for module in pipeline.components.values():
+            if isinstance(module, torch.nn.Module):
+                module.requires_grad_(False).eval().to(device)
+        if dtype == "fp16" and pipeline.vae.config.force_upcast:
+            pipeline.vae.to(dtype=torch.float32)  # it overflows fp16 on some pictures of some checkpoints
+        return cls(pipeline, device, resolution)
+
+    # What a family says of itself.
+
+    @classmethod
+    @abstractmethod
+    def prepare(cls, pipeline: Any) -> None:
+        """Check a pipeline that was loaded, and give it the scheduler of our sampler. Raises UserError ModelInvalid."""
+
+    @abstractmethod
+    def encode_prompts(self, prompts: Sequence[str]) -> Encoding:
+        """What the text encoders make of prompts; with gradient where one has a trained adapter.
+
+        Raises:
+            UserError: `PromptTooLong`.
+        """
+
+    @abstractmethod
+    def forward(self, latents: Tensor, timesteps: Tensor, encoding: Encoding, guidance: float) -> Tensor:
+        """The denoiser's output, [batch, *latent_shape], in any dtype and without classifier-free guidance.
+
+        Args:
+            latents: x_t, [batch, *latent_shape], float32.
+            timesteps: as the schedule has them, [batch].
+            encoding: a row per picture.
+            guidance: for models that are told it, the others leave it alone.
+        """
+
+    @abstractmethod
+    def schedule(self, num_steps: int, eta: float) -> Schedule:
+        """The steps of a sampling run; eta 0 is deterministic, and then what the stock pipeline does."""
+
+    @abstractmethod
+    def objective(self, min_snr_gamma: float | None) -> Objective:
+        """What stage 1 trains. Raises UserError where the weighting has no meaning for the family."""
+
+    def encode_empty(self) -> Encoding:
+        """The encoding that guidance leads away from, one row, as the stock pipeline has it."""
+        return self.encode_prompts([""])
+
+    def token_limits(self) -> list[tuple[Any, int]]:
+        """Tokenizers, and how many tokens are read of each."""
+        return [(self.tokenizer, int(self.tokenizer.model_max_length))]
+
+    def native_latent_side(self) -> int:
+        """Side of the latents the model was made for."""
+        return int(self.denoiser.config.sample_size)
+
+    def patch_side(self) -> int:
+        """Side of the patches that latents are cut into."""
+        return 1
+
+    def embeds_guidance(self) -> bool:
+        """Whether the model is told the guidance (guidance distillation), so that one pass does."""
+        return False
+
+    def pipeline_options(self, guidance: float) -> dict[str, Any]:
+        """Arguments that make the stock pipeline draw deterministically with this guidance."""
+        return {"guidance_scale": guidance}
+
+    def unpack(self, latents: Tensor) -> Tensor:
+        """Latents as the stock pipeline gives them -> [batch, *latent_shape]."""
+        return latents
+
+    def kohya_layer(self) -> Callable[[str, str], str] | None:
+        """(component, module) -> name of the layer in a Kohya file; None where that format has no such family."""
+        return None
+
+    # What they have in common.
 
     @property
-    def prediction_type(self) -> str:
-        """`epsilon` or `v_prediction`."""
-        return str(self.pipeline.scheduler.config.prediction_type)
+    def tokenizer(self) -> Any:
+        """The first tokenizer: a byte-pair one, of CLIP."""
+        return self.pipeline.tokenizer
+
+    def text_encoders(self) -> dict[str, Any]:
+        """The text encoders that can be trained, by their component's name."""
+        return {name: getattr(self.pipeline, name) for name in self.text_encoder_names}
 
     def checkpoint_gradients(self, *, text_encoder: bool) -> None:
         """Compute activations again in the backward pass rather than keep them; the gradients are the same.
 
         Call it once the adapter is added.
         """
-        self.unet.enable_gradient_checkpointing()
+        self.denoiser.enable_gradient_checkpointing()
         if not text_encoder:
             return
-        self.text_encoder.activation_checkpointing_enable({"use_reentrant": False})
-        for layer in self.text_encoder.modules():
-            if isinstance(layer, GradientCheckpointingLayer):
-                layer.training = True  # else it keeps them after all; what is inside of it stays as it is evaluated
+        for encoder in self.text_encoders().values():
+            encoder.activation_checkpointing_enable({"use_reentrant": False})
+            for layer in encoder.modules():
+                if isinstance(layer, GradientCheckpointingLayer):
+                    layer.training = True  # else it keeps them after all; what is inside of it stays as it is evaluated
 
-    def alpha_bar(self) -> Tensor:
-        """abar of every training timestep, [num_train_timesteps], float32."""
-        alphas: Tensor = self.pipeline.scheduler.alphas_cumprod
-        return alphas.float().to(self.device)
-
-    def schedule(self, num_steps: int, eta: float) -> DdimSchedule:
-        """The DDIM steps of a sampling run."""
-        return DdimSchedule.from_scheduler(self.pipeline.scheduler, num_steps, eta, self.device)
-
-    def tokenize(self, prompts: Sequence[str]) -> Tensor:
-        """Token ids [batch, tokens].
+    def check_prompts(self, prompts: Sequence[str]) -> None:
+        """Refuse prompts that no text encoder reads to their end.
 
         Raises:
             UserError: `PromptTooLong` rather than dropping words nobody would miss until the pictures are drawn.
         """
-        limit = self.tokenizer.model_max_length
+        limits = self.token_limits()
         for prompt in prompts:
-            length = len(self.tokenizer(prompt).input_ids)
-            if length > limit:
-                raise UserError("PromptTooLong", f"{prompt!r} has {length} tokens, the model reads {limit}: shorten it")
+            lengths = [len(tokenizer(prompt).input_ids) for tokenizer, _ in limits]
+            if all(length > limit for length, (_, limit) in zip(lengths, limits, strict=True)):
+                _, limit = limits[-1]
+                raise UserError(
+                    "PromptTooLong", f"{prompt!r} has {lengths[-1]} tokens, the model reads {limit}: shorten it"
+                )
+
+    def tokenize(self, prompts: Sequence[str]) -> Tensor:
+        """Token ids of the first tokenizer, [batch, tokens]. Raises UserError PromptTooLong."""
+        self.check_prompts(prompts)
         ids: Tensor = self.tokenizer(
-            list(prompts), padding="max_length", max_length=limit, truncation=True, return_tensors="pt"
+            list(prompts),
+            padding="max_length",
+            max_length=self.tokenizer.model_max_length,
+            truncation=True,
+            return_tensors="pt",
         ).input_ids
         return ids.to(self.device)
 
-    def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
-        """Embeddings [batch, tokens, width]; with gradient where the text encoder has a trained adapter."""
-        embeddings: Tensor = self.text_encoder(self.tokenize(prompts))[0]
-        return embeddings
+    def condition(self, prompts: Sequence[str], guidance: float) -> Conditioning:
+        """Encode prompts; the empty prompt too if guidance needs it."""
+        needed = guidance != 1.0 and not self.embeds_guidance()
+        return Conditioning(self.encode_prompts(prompts), self.encode_empty() if needed else None, guidance)
+
+    def predict(self, latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
+        """The denoiser's output, float32, with classifier-free guidance folded into one batch.
+
+        Args:
+            latents: x_t, [batch, *latent_shape].
+            timesteps: as the schedule has them, [batch].
+            conditioning: a row per picture.
+        """
+        guidance = conditioning.guidance
+        if guidance == 1.0 or self.embeds_guidance():
+            return self.forward(latents, timesteps, conditioning.encoding, guidance).float()
+        twice = torch.cat([latents] * 2), torch.cat([timesteps] * 2)
+        without, conditioned = self.forward(*twice, conditioning.folded(), guidance).float().chunk(2)
+        return without + guidance * (conditioned - without)
 
     @torch.no_grad()
     def encode_images(self, images: Sequence[Image.Image]) -> Tensor:
         """Latents [batch, *latent_shape] of pictures: centre square, resized, mean of the VAE's posterior, scaled."""
         pixels = torch.stack([_pixels(image, self.resolution) for image in images]) * 2 - 1
         rows = [self.vae.encode(row[None].to(self.device, self.vae.dtype)).latent_dist.mean for row in pixels]
-        return torch.cat(rows).float() * float(self.vae.config.scaling_factor)
+        return (torch.cat(rows).float() - self._shift()) * float(self.vae.config.scaling_factor)
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Pictures [batch, 3, resolution, resolution], float32 in [0, 1]."""
-        scaled = (latents / float(self.vae.config.scaling_factor)).to(self.vae.dtype)
-        pixels: Tensor = self.vae.decode(scaled).sample.float()
+        scaled = latents / float(self.vae.config.scaling_factor) + self._shift()
+        pixels: Tensor = self.vae.decode(scaled.to(self.vae.dtype)).sample.float()
         return (pixels / 2 + 0.5).clamp(0, 1)
 
-    def predict(
-        self, latents: Tensor, timesteps: Tensor, embeddings: Tensor, empty: Tensor | None = None, guidance: float = 1.0
-    ) -> Tensor:
-        """The U-Net's output, float32, with classifier-free guidance folded into one batch.
+    @torch.no_grad()
+    def draw_stock(self, prompts: Sequence[str], seeds: Sequence[int], steps: int, guidance: float) -> Tensor:
+        """Latents [batch, *latent_shape] by the stock pipeline, as users draw: a prompt and a seed each."""
+        latents: Tensor = self.pipeline(
+            prompt=list(prompts),
+            generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
+            num_inference_steps=steps,
+            height=self.resolution,
+            width=self.resolution,
+            output_type="latent",
+            **self.pipeline_options(guidance),
+        ).images
+        return self.unpack(latents)
 
-        Args:
-            latents: x_t, [batch, channels, height, width].
-            timesteps: [batch], int64.
-            embeddings: [batch, tokens, width].
-            empty: embedding of the empty prompt, [1, tokens, width]; needed when guidance > 1.
-            guidance: 1 is without: no unconditional pass.
-        """
-        latents, embeddings = latents.to(self.unet.dtype), embeddings.to(self.unet.dtype)
-        if guidance == 1.0:
-            output: Tensor = self.unet(latents, timesteps, encoder_hidden_states=embeddings).sample
-            return output.float()
-        if empty is None:
-            raise ValueError("guidance needs the embedding of the empty prompt")
-        both = torch.cat([empty.to(embeddings.dtype).expand_as(embeddings), embeddings])
-        output = self.unet(torch.cat([latents] * 2), torch.cat([timesteps] * 2), encoder_hidden_states=both).sample
-        without, conditioned = output.float().chunk(2)
-        return without + guidance * (conditioned - without)
-
-
-def _pipeline_class(index: Path) -> object:
-    """What model_index.json says the folder is; None without the file. Raises UserError ModelInvalid."""
-    if not index.is_file():
-        return None
-    try:
-        content = json.loads(index.read_text())
-    except ValueError as error:
-        raise UserError(
-            "ModelInvalid", f"spec.model.source: {index.name} is no JSON ({error}); upload it again"
-        ) from error
-    return content.get("_class_name") if isinstance(content, dict) else None
+    def _shift(self) -> float:
+        return float(self.vae.config.get("shift_factor") or 0.0)
 
 
 def _pixels(image: Image.Image, side: int) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,31 +10,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from instructbooth_trainer.diffusion.ddim import DdimSchedule
-from instructbooth_trainer.diffusion.model import DiffusionModel
+from instructbooth_trainer.diffusion.conditioning import Conditioning
+from instructbooth_trainer.diffusion.model import DiffusionModel, Schedule
 from instructbooth_trainer.diffusion.noise import batch_noise
-
-
-@dataclass(frozen=True)
-class Conditioning:
-    """What the policy is conditioned on, in sampling and in training alike.
-
-    Guidance is part of the policy: where rollouts are drawn with guidance > 1, log-probabilities are of the guided
-    mean and gradients pass through both halves of the folded batch.
-
-    Attributes:
-        embeddings: [batch, tokens, width].
-        empty: embedding of the empty prompt, [1, tokens, width]; None without guidance.
-        guidance: 1 is without.
-    """
-
-    embeddings: Tensor
-    empty: Tensor | None = None
-    guidance: float = 1.0
-
-    def rows(self, index: Tensor | slice) -> Conditioning:
-        """The conditioning of some rows."""
-        return Conditioning(self.embeddings[index], self.empty, self.guidance)
 
 
 def sampling_batch(resolution: int) -> int:
@@ -45,7 +22,7 @@ def sampling_batch(resolution: int) -> int:
 
 @torch.no_grad()
 def sample(
-    model: DiffusionModel, schedule: DdimSchedule, conditioning: Conditioning, generators: Sequence[torch.Generator]
+    model: DiffusionModel, schedule: Schedule, conditioning: Conditioning, generators: Sequence[torch.Generator]
 ) -> Tensor:
     """Draw latents, keeping the whole trajectory.
 
@@ -62,9 +39,7 @@ def sample(
     trajectory = [latents]
     for step in range(len(schedule.timesteps)):
         steps = torch.full((len(latents),), step, device=model.device)
-        prediction = model.predict(
-            latents, schedule.timesteps[steps], conditioning.embeddings, conditioning.empty, conditioning.guidance
-        )
+        prediction = model.predict(latents, schedule.timesteps[steps], conditioning)
         latents = schedule.mean(prediction, latents, steps)
         sigma = schedule.sigma[step]
         if sigma > 0:
@@ -76,16 +51,14 @@ def sample(
 @torch.no_grad()
 def conditioning_for(model: DiffusionModel, prompts: Sequence[str], guidance: float) -> Conditioning:
     """Encode prompts once; the empty prompt only if guidance needs it."""
-    return Conditioning(
-        model.encode_prompts(prompts), model.encode_prompts([""]) if guidance != 1.0 else None, guidance
-    )
+    return model.condition(prompts, guidance)
 
 
 @torch.no_grad()
 def draw(
     model: DiffusionModel, prompts: Sequence[str], generators: Sequence[torch.Generator], steps: int, guidance: float
 ) -> Tensor:
-    """Deterministic DDIM pictures for prompts, [batch, 3, resolution, resolution], float32 in [0, 1]."""
+    """Deterministic pictures for prompts, [batch, 3, resolution, resolution], float32 in [0, 1]."""
     schedule = model.schedule(steps, eta=0.0)
     pictures = []
     size = sampling_batch(model.resolution)

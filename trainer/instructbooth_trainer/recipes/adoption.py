@@ -62,14 +62,14 @@ def read_adapter(base: Path, folder: Path, lora: Lora) -> dict[str, Tensor]:
             file.keys()
     except (SafetensorError, OSError) as error:
         raise UserError("AdapterCorrupt", f"{_FIELD}: {WEIGHTS} cannot be read: {error}; upload it again") from error
-    pipeline = DiffusionModel.load(base).pipeline
+    model = DiffusionModel.load(base)
+    pipeline = model.pipeline
     try:
         pipeline.load_lora_weights(str(folder), weight_name=WEIGHTS, use_safetensors=True, adapter_name="given")
     except (ValueError, RuntimeError, KeyError) as error:
         raise UserError("AdapterMismatch", f"{_FIELD} is no LoRA of spec.model: {error}") from error
     tensors: dict[str, Tensor] = {}
-    for name in ("unet", "text_encoder"):
-        module = getattr(pipeline, name)
+    for name, module in {model.denoiser_name: model.denoiser, **model.text_encoders()}.items():
         config = getattr(module, "peft_config", {}).get("given")
         if config is None:
             continue

@@ -30,7 +30,8 @@ log = logging.getLogger(__name__)
 
 FORMAT = 1  # goes up with every change of the sampler that changes pictures
 PIECE = 8  # pictures drawn at once: what fits at 512 pixels, and small enough that a gang shares small pictures too
-PARTS = ("unet", "text_encoder", "tokenizer", "scheduler")  # what latents depend on; the VAE has no part in them
+OTHER_PARTS = ("vae", "safety_checker", "feature_extractor", "image_encoder")  # latents do not depend on them
+SUFFIXES = (".safetensors", ".json", ".txt", ".model")
 
 
 def class_latents(run: RunContext, model: DiffusionModel, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -81,9 +82,8 @@ def open_artifact(run: RunContext, model: DiffusionModel, texts: Sequence[str]) 
 
 def model_identity(folder: Path) -> str:
     """Hash of the files that latents depend on: the same model from the hub, from S3 or a volume is the same one."""
-    paths = sorted(
-        p for part in PARTS for p in (folder / part).rglob("*") if p.suffix in (".safetensors", ".json", ".txt")
-    )
+    parts = (part for part in folder.iterdir() if part.name not in OTHER_PARTS and not part.name.startswith("."))
+    paths = sorted(p for part in parts for p in part.rglob("*") if p.suffix in SUFFIXES)
     content = [(path.relative_to(folder).as_posix(), sha256_of(path)) for path in paths]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 

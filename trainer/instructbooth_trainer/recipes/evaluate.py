@@ -1,6 +1,6 @@
 """Stage 3: base, personalized and reinforced model side by side, on held-out prompts with fixed seeds.
 
-Pictures are drawn by the stock StableDiffusionPipeline with the LoRA files of the earlier stages, as users will do it;
+Pictures are drawn by the family's stock pipeline with the LoRA files of the earlier stages, as users will do it;
 metrics score the very pixels that are kept as PNG. The base model is asked for the subject's description, the others
 for "<identifier> <description>"; metrics never read the identifier.
 
@@ -73,7 +73,7 @@ def run(run: RunContext) -> Outcome:
         resolution=job.model.resolution,
     )
     # The stock pipeline would drop the words that are too many.
-    model.tokenize([expand(template, job.subject, identifier=True) for template in templates])
+    model.check_prompts([expand(template, job.subject, identifier=True) for template in templates])
     judged: list[Judged] = []
     total = len(MODELS) * len(templates) * spec.images_per_prompt
     run.progress.start(total, "pictures")
@@ -169,16 +169,7 @@ def judge_prompt(
 @torch.no_grad()
 def draw(model: DiffusionModel, prompt: str, seeds: Sequence[int], sampling: Sampling) -> np.ndarray[Any, Any]:
     """Pictures uint8 [batch, height, width, 3] by the stock pipeline, one seed each; redraw.py does the same again."""
-    latents = model.pipeline(
-        prompt=[prompt] * len(seeds),
-        generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
-        num_inference_steps=sampling.steps,
-        guidance_scale=sampling.guidance_scale,
-        eta=0.0,
-        height=model.resolution,
-        width=model.resolution,
-        output_type="latent",
-    ).images
+    latents = model.draw_stock([prompt] * len(seeds), seeds, sampling.steps, sampling.guidance_scale)
     return to_bytes(model.decode(latents))
 
 

@@ -14,7 +14,10 @@ def write_adapter(run: RunContext, adapter: Adapter, folder: Path, numbers: dict
     """Write the adapter's files and the model card into a folder. `numbers` are what the stage measured."""
     lora = run.job.spec.personalization.lora
     adapter.save(folder)
-    if not lora.use_dora:
+    kohya = adapter.kohya_layer if not lora.use_dora else None
+    if kohya is not None:
         (folder / KOHYA_WEIGHTS).parent.mkdir(exist_ok=True)
-        save_kohya(adapter.tensors(), lora.alpha, folder / KOHYA_WEIGHTS)
-    (folder / "README.md").write_text(model_card(run.job, run.stage, numbers), encoding="utf-8")
+        save_kohya(adapter.tensors(), lora.alpha, folder / KOHYA_WEIGHTS, kohya)
+    (folder / "README.md").write_text(
+        model_card(run.job, run.stage, numbers, kohya=kohya is not None), encoding="utf-8"
+    )

@@ -4,7 +4,7 @@ DreamBooth (arXiv 2208.12242) as InstructBooth (arXiv 2312.03011) uses it: capti
 "<identifier> <detailed description>", and class pictures drawn by the base model keep the class what it was.
 
 Assumptions and deviations, for neither paper published its code:
-- LoRA on the U-Net (and optionally the text encoder) instead of all weights: stage 2 needs a small policy.
+- LoRA on U-Net or transformer (and optionally text encoders) instead of all weights: stage 2 needs a small policy.
 - Class latents are kept as the sampler left them, not decoded and encoded again (class_images.py). Each rank trains on
   its own share of them, as a sharded data loader would. Their captions are the templates with the class noun alone.
 - The subject's latents are the posterior's mean, made once; so are the embeddings unless the text encoder is trained.
@@ -24,12 +24,13 @@ from torch import Tensor
 
 from instructbooth.contract import Outcome
 from instructbooth.spec.personalization import Personalization
-from instructbooth_trainer.algorithms.dreambooth import add_noise, diffusion_target, dreambooth_loss, min_snr_weights
+from instructbooth_trainer.algorithms.dreambooth import dreambooth_loss
 from instructbooth_trainer.algorithms.learning_rate import learning_rate
 from instructbooth_trainer.diffusion.adapter import Adapter
 from instructbooth_trainer.diffusion.identifier import IdentifierReport, check_identifier
 from instructbooth_trainer.diffusion.model import DiffusionModel
 from instructbooth_trainer.diffusion.noise import keyed_generator
+from instructbooth_trainer.diffusion.objective import Objective
 from instructbooth_trainer.diffusion.prompts import class_text, expand
 from instructbooth_trainer.recipes.adoption import adopt
 from instructbooth_trainer.recipes.average import AdapterAverage
@@ -78,6 +79,7 @@ def run(run: RunContext) -> Outcome:
     identifier = look_at_identifier(run, model)
     if spec.adapter is not None:
         return adopt(run, model, spec.adapter, identifier)
+    objective = model.objective(spec.min_snr_gamma)
     data = prepare(run, model)
     adapter = Adapter(model, spec.lora, text_encoder=spec.train_text_encoder, seed=spec.seed)
     if spec.gradient_checkpointing:
@@ -92,23 +94,20 @@ def run(run: RunContext) -> Outcome:
     start = run.resume(state)
 
     texts = data.captions + data.class_texts
-    fixed = None if spec.train_text_encoder else model.encode_prompts(texts)
-    alpha_bar = model.alpha_bar()
+    fixed = None if spec.train_text_encoder else model.condition(texts, guidance=1.0)
     per_step = (2 if len(data.classes) else 1) * spec.batch_size * run.gang.world_size
     run.progress.start(spec.steps, "steps", done=start)
     if start == 0:
         pictures.after(0)
     began = time.monotonic()
     for step in range(start, spec.steps):
-        latents, rows, noise, timesteps = batch(spec, data, step, run.gang.rank, len(alpha_bar))
-        noisy = add_noise(latents, noise.to(device), alpha_bar[timesteps])
-        target = diffusion_target(latents, noise.to(device), alpha_bar[timesteps], model.prediction_type)
-        gamma = spec.min_snr_gamma
-        weights = None if gamma is None else min_snr_weights(alpha_bar[timesteps], model.prediction_type, gamma)
+        latents, rows, noise, timesteps = batch(spec, data, step, run.gang.rank, objective)
+        exercise = objective.exercise(latents, noise.to(device), timesteps)
         with adapter.dropping(spec.seed, "dropout", step, run.gang.rank):
-            embeddings = model.encode_prompts(texts) if fixed is None else fixed
-            prediction = model.predict(noisy, timesteps.to(device), embeddings[rows])
-            loss = dreambooth_loss(prediction, target, spec.batch_size, spec.prior_preservation.weight, weights)
+            conditioning = model.condition(texts, guidance=1.0) if fixed is None else fixed
+            prediction = model.predict(exercise.noisy, timesteps.to(device), conditioning.rows(rows))
+            weight = spec.prior_preservation.weight
+            loss = dreambooth_loss(prediction, exercise.target, spec.batch_size, weight, exercise.weights)
             optimizer.backward(loss)
         optimizer.set_learning_rate(
             learning_rate(spec.learning_rate, spec.schedule, step, spec.steps, spec.warmup_steps)
@@ -145,7 +144,7 @@ def prepare(run: RunContext, model: DiffusionModel) -> Data:
 
 
 def batch(
-    spec: Personalization, data: Data, step: int, rank: int, num_timesteps: int
+    spec: Personalization, data: Data, step: int, rank: int, objective: Objective
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The rows of one step on one rank, a pure function of (seed, step, rank).
 
@@ -163,7 +162,7 @@ def batch(
         chosen = choose(len(data.classes))
         latents = torch.cat([latents, data.classes[chosen]])
         rows = torch.cat([rows, len(data.captions) + data.class_captions[chosen]])
-    timesteps = torch.randint(num_timesteps, (len(latents),), generator=generator)
+    timesteps = objective.draw_timesteps(len(latents), generator)
     noise = torch.randn(latents.shape, generator=generator)
     return latents, rows, noise, timesteps
 

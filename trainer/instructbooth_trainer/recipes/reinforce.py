@@ -8,7 +8,7 @@ Each epoch: choose prompts, draw a group of pictures for each with the stochasti
 the group over all ranks, and take clipped policy-gradient steps on some steps of each trajectory.
 
 Assumptions and deviations:
-- The policy goes on from stage 1's U-Net adapter, whose frozen copy is the reference. A text encoder's adapter stays
+- The policy goes on from stage 1's adapter of the denoiser, whose frozen copy is the reference. A text encoder's adapter stays
   as it is. Guidance, if any, is part of the policy: trained as sampled.
 - Old log-probabilities are computed again on the training path, on the batches of the first inner epoch, so that its
   first ratio is 1 whatever the dtype. Reference means are computed once per epoch.
@@ -74,13 +74,7 @@ class Reinforce:
     def log_prob(self, pairs: Pairs, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Log-probability [batch] and mean [batch, *latent_shape] of some pairs under the adapter in place."""
         steps, conditioning = pairs.steps[rows], pairs.conditioning.rows(rows)
-        prediction = self.model.predict(
-            pairs.latents[rows],
-            self.schedule.timesteps[steps],
-            conditioning.embeddings,
-            conditioning.empty,
-            conditioning.guidance,
-        )
+        prediction = self.model.predict(pairs.latents[rows], self.schedule.timesteps[steps], conditioning)
         return self.schedule.log_prob(prediction, pairs.latents[rows], pairs.next_latents[rows], steps)
 
     def updates(self, num_pairs: int, epoch: int, inner: int) -> Iterator[list[Tensor]]:

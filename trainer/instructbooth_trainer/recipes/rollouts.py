@@ -15,11 +15,11 @@ from torch import Tensor
 from instructbooth.contract import PromptRole
 from instructbooth_trainer.algorithms.advantages import group_advantages
 from instructbooth_trainer.algorithms.schedule import choose_timesteps, schedule_prompts
-from instructbooth_trainer.diffusion.ddim import DdimSchedule
-from instructbooth_trainer.diffusion.model import DiffusionModel
+from instructbooth_trainer.diffusion.conditioning import Conditioning
+from instructbooth_trainer.diffusion.model import DiffusionModel, Schedule
 from instructbooth_trainer.diffusion.noise import keyed_generator
 from instructbooth_trainer.diffusion.prompts import expand, reward_text
-from instructbooth_trainer.diffusion.sampling import Conditioning, conditioning_for, sample, sampling_batch
+from instructbooth_trainer.diffusion.sampling import conditioning_for, sample, sampling_batch
 from instructbooth_trainer.recipes.behind import one_behind
 from instructbooth_trainer.rewards import RewardContext, WeightedReward
 from instructbooth_trainer.runtime.context import RunContext
@@ -77,11 +77,11 @@ class Rollouts:
         stopping = self._spec.early_stopping
         self.validation = run.prompts(stopping.prompts, PromptRole.VALIDATION) if stopping else []
         # Now, and not in the epoch that draws it.
-        model.tokenize([expand(t, job.subject, identifier=True) for t in (*self.prompts, *self.validation)])
+        model.check_prompts([expand(t, job.subject, identifier=True) for t in (*self.prompts, *self.validation)])
         self.schedule = model.schedule(self._spec.sampling.steps, self._spec.eta)
 
     def _draw(
-        self, texts: Sequence[str], judged: Sequence[str], schedule: DdimSchedule, *key: int | str
+        self, texts: Sequence[str], judged: Sequence[str], schedule: Schedule, *key: int | str
     ) -> tuple[Tensor, list[int], list[Tensor], list[Conditioning]]:
         """Draw and score one picture per text, split over the ranks; a batch is scored while the next is drawn.
 
@@ -134,21 +134,19 @@ class Rollouts:
         advantages = advantages[mine].to(self._model.device)
 
         trajectory = torch.cat(trajectories, dim=1)
-        embeddings = torch.cat([c.embeddings for c in conditionings])
         pairs = [
             (row, step)
             for row, number in enumerate(mine)
             for step in choose_timesteps(spec.sampling.steps, spec.timesteps_per_trajectory, spec.seed, epoch, number)
         ]
         rows, steps = torch.tensor(pairs, device=self._model.device).unbind(1)
-        first = conditionings[0]
         return (
             Pairs(
                 trajectory[steps, rows],
                 trajectory[steps + 1, rows],
                 steps,
                 advantages[rows],
-                Conditioning(embeddings[rows], first.empty, first.guidance),
+                Conditioning.cat(conditionings).rows(rows),
             ),
             scores,
         )

@@ -37,7 +37,7 @@ class ValidationPictures:
         templates = run.prompts(self._spec.prompts, PromptRole.VALIDATION) if self._spec else []
         self._prompts = [expand(template, run.job.spec.subject, identifier=True) for template in templates]
         if self._prompts:
-            model.tokenize(self._prompts)
+            model.check_prompts(self._prompts)
 
     def after(self, step: int) -> None:
         """To be called when `step` steps are done, 0 of them too: draws if it is time. Collective."""

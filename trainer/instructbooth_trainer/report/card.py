@@ -11,13 +11,14 @@ from instructbooth.spec.sources import PLACEHOLDER, ModelSource
 _DONE = {Stage.PERSONALIZE: "personalized (stage 1)", Stage.REINFORCE: "personalized and reinforced (stages 1 and 2)"}
 
 
-def model_card(job: ResolvedJob, stage: Stage, numbers: Mapping[str, float]) -> str:
+def model_card(job: ResolvedJob, stage: Stage, numbers: Mapping[str, float], *, kohya: bool) -> str:
     """The card as Markdown, with the header that the Hugging Face hub reads.
 
     Args:
         job: what was asked for.
         stage: the stage that publishes.
         numbers: what it measured; may be empty.
+        kohya: whether Kohya's file lies beside it.
     """
     spec = job.spec
     name = f"{spec.subject.identifier} {spec.subject.phrase}"
@@ -25,9 +26,7 @@ def model_card(job: ResolvedJob, stage: Stage, numbers: Mapping[str, float]) -> 
     lora = spec.personalization.lora
     rows = "".join(f"| {key} | {value:.6g} |\n" for key, value in numbers.items())
     table = f"\n| measured | |\n|---|---|\n{rows}" if rows else ""
-    kohya = (
-        "" if lora.use_dora else " `kohya/lora.safetensors` is the same under Kohya's names, for ComfyUI and others."
-    )
+    also = " `kohya/lora.safetensors` is the same under Kohya's names, for ComfyUI and others." if kohya else ""
     return f"""---
 {_header(spec, prompt)}---
 # {name}
@@ -46,13 +45,13 @@ with InstructBooth (arXiv 2312.03011). Made by the job {job.namespace}/{job.name
 ![samples](samples.png)
 
 ```python
-from diffusers import StableDiffusionPipeline
+from diffusers import DiffusionPipeline
 
-pipe = StableDiffusionPipeline.from_pretrained("the base model")
+pipe = DiffusionPipeline.from_pretrained("the base model")
 pipe.load_lora_weights("this folder", weight_name="pytorch_lora_weights.safetensors")
 pipe("{prompt}").images[0]
 ```
-{kohya}
+{also}
 """
 
 
