@@ -9,18 +9,23 @@ loading of the LoRA, as in a user's script. Exit code 0: exactly equal; 1: diffe
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
 import torch
-from diffusers import DDIMScheduler, StableDiffusionPipeline
+from diffusers import DDIMScheduler, DiffusionPipeline
 from PIL import Image
 
 from instructbooth_trainer.report.evaluation import Evaluation, Picture
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+LOADING: dict[str, dict[str, Any]] = {
+    "StableDiffusionPipeline": {"safety_checker": None},
+    "StableDiffusionXLPipeline": {"add_watermarker": False},
+}
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 ANY_PATH = click.Path(exists=True, path_type=Path)
 
@@ -36,15 +41,22 @@ def redraw(model: Path, lora: Path | None, evaluation: Evaluation, picture: Pict
     """
     drawing = evaluation.drawing
     torch.set_num_threads(drawing.threads)
-    pipeline: Any = StableDiffusionPipeline.from_pretrained(
-        str(model), dtype=DTYPES[drawing.dtype], safety_checker=None, use_safetensors=True, local_files_only=True
+    pipeline: Any = DiffusionPipeline.from_pretrained(
+        str(model),
+        dtype=DTYPES[drawing.dtype],
+        use_safetensors=True,
+        local_files_only=True,
+        **LOADING.get(kind(model), {}),
     ).to(drawing.device)
-    pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False, thresholding=False)
     pipeline.set_progress_bar_config(disable=True)
+    if hasattr(pipeline, "unet"):
+        scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False, thresholding=False)
+        pipeline.scheduler = scheduler
     # As the trainer has them. Weights that ask for gradients take other kernels, even where none are computed: the
     # decoder's pixels then differ by 1e-6, and now and then one is rounded to its neighbour.
-    for module in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
-        module.requires_grad_(False)
+    for module in pipeline.components.values():
+        if isinstance(module, torch.nn.Module):
+            module.requires_grad_(False)
     if lora is not None:
         folder, name = (lora, "pytorch_lora_weights.safetensors") if lora.is_dir() else (lora.parent, lora.name)
         pipeline.load_lora_weights(str(folder), weight_name=name)
@@ -52,19 +64,35 @@ def redraw(model: Path, lora: Path | None, evaluation: Evaluation, picture: Pict
         prompt=[picture.prompt] * len(picture.batch_seeds),
         generator=[torch.Generator("cpu").manual_seed(seed) for seed in picture.batch_seeds],
         num_inference_steps=drawing.steps,
-        guidance_scale=drawing.guidance_scale,
-        eta=0.0,
         height=drawing.resolution,
         width=drawing.resolution,
         output_type="latent",
+        **guidance(pipeline, drawing.guidance_scale, len(picture.batch_seeds)),
     ).images
-    if drawing.dtype == "fp16":  # its decoder overflows; the trainer decodes in fp32
+    if latents.dim() == 3:  # FLUX gives patches of two by two
+        latents = pipeline._unpack_latents(latents, drawing.resolution, drawing.resolution, pipeline.vae_scale_factor)
+    config = pipeline.vae.config
+    if drawing.dtype == "fp16" and config.force_upcast:  # its decoder overflows; the trainer decodes in fp32
         pipeline.vae.to(dtype=torch.float32)
     with torch.no_grad():
-        scaled = (latents.float() / pipeline.vae.config.scaling_factor).to(pipeline.vae.dtype)
+        scaled = (latents / config.scaling_factor + (config.get("shift_factor") or 0.0)).to(pipeline.vae.dtype)
         pixels = (pipeline.vae.decode(scaled).sample.float() / 2 + 0.5).clamp(0, 1)[picture.batch_index]
     out: np.ndarray[Any, Any] = (pixels.cpu() * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
     return out
+
+
+def kind(model: Path) -> str:
+    """The pipeline a diffusers folder is of."""
+    return str(json.loads((model / "model_index.json").read_text())["_class_name"])
+
+
+def guidance(pipeline: Any, scale: float, count: int) -> dict[str, Any]:
+    """The arguments by which a pipeline is guided, and draws without noise in the steps."""
+    if hasattr(pipeline, "unet"):
+        return {"guidance_scale": scale, "eta": 0.0}
+    if pipeline.transformer.config.get("guidance_embeds") is False:  # FLUX without guidance distillation
+        return {"true_cfg_scale": scale, "negative_prompt": [""] * count}
+    return {"guidance_scale": scale}
 
 
 @click.command()

@@ -47,6 +47,6 @@ class DenoisingModel(DiffusionModel):
             alpha_bar.float().to(self.device), str(scheduler.config.prediction_type), min_snr_gamma
         )
 
-    def pipeline_options(self, guidance: float) -> dict[str, Any]:
+    def pipeline_options(self, guidance: float, count: int) -> dict[str, Any]:
         """Without noise in the steps."""
         return {"guidance_scale": guidance, "eta": 0.0}

@@ -186,8 +186,8 @@ class DiffusionModel(ABC):
         """Whether the model is told the guidance (guidance distillation), so that one pass does."""
         return False
 
-    def pipeline_options(self, guidance: float) -> dict[str, Any]:
-        """Arguments that make the stock pipeline draw deterministically with this guidance."""
+    def pipeline_options(self, guidance: float, count: int) -> dict[str, Any]:
+        """Arguments that make the stock pipeline draw `count` pictures deterministically with this guidance."""
         return {"guidance_scale": guidance}
 
     def unpack(self, latents: Tensor) -> Tensor:
@@ -294,7 +294,7 @@ class DiffusionModel(ABC):
             height=self.resolution,
             width=self.resolution,
             output_type="latent",
-            **self.pipeline_options(guidance),
+            **self.pipeline_options(guidance, len(prompts)),
         ).images
         return self.unpack(latents)
 

@@ -8,8 +8,8 @@ Each epoch: choose prompts, draw a group of pictures for each with the stochasti
 the group over all ranks, and take clipped policy-gradient steps on some steps of each trajectory.
 
 Assumptions and deviations:
-- The policy goes on from stage 1's adapter of the denoiser, whose frozen copy is the reference. A text encoder's adapter stays
-  as it is. Guidance, if any, is part of the policy: trained as sampled.
+- The policy goes on from stage 1's adapter, whose frozen copy is the reference. A text encoder's adapter stays as it
+  is. Guidance, if any, is part of the policy: trained as sampled.
 - Old log-probabilities are computed again on the training path, on the batches of the first inner epoch, so that its
   first ratio is 1 whatever the dtype. Reference means are computed once per epoch.
 - Advantages compare with the pictures of the same prompt in this epoch on all ranks; no running buffer.

@@ -14,7 +14,8 @@ from instructbooth_trainer.runtime.errors import TransientError, UserError
 # tensors and runs nothing.
 PUBLISHED_PICKLES = frozenset({"HPS_v2.1_compressed.pt", "ImageReward.pt"})
 
-# Root-level checkpoints of the original repositories (several GB each, for other programs) are not asked for.
+# Root-level checkpoints of the original repositories (several GB each, for other programs) are not asked for, nor the
+# text encoders that Stable Diffusion 3 keeps for them.
 ALLOWED = [
     "*.json",
     "*.txt",
@@ -23,7 +24,7 @@ ALLOWED = [
     "pytorch_lora_weights.safetensors",
     *sorted(PUBLISHED_PICKLES),
 ]
-IGNORED = ["*.fp16.safetensors", "*non_ema*", "safety_checker/*"]
+IGNORED = ["*.fp16.safetensors", "*.fp16-*.safetensors", "*non_ema*", "safety_checker/*", "text_encoders/*"]
 
 
 def download_snapshot(source: HubSource, folder: Path, token: str | None) -> None:
