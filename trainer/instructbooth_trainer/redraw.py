@@ -41,12 +41,11 @@ def redraw(model: Path, lora: Path | None, evaluation: Evaluation, picture: Pict
     """
     drawing = evaluation.drawing
     torch.set_num_threads(drawing.threads)
+    options = dict(LOADING.get(kind(model), {}))
+    if kind(model) == "StableDiffusion3Pipeline":
+        options |= {name: None for name in ("text_encoder_3", "tokenizer_3") if not (model / name).is_dir()}
     pipeline: Any = DiffusionPipeline.from_pretrained(
-        str(model),
-        dtype=DTYPES[drawing.dtype],
-        use_safetensors=True,
-        local_files_only=True,
-        **LOADING.get(kind(model), {}),
+        str(model), dtype=DTYPES[drawing.dtype], use_safetensors=True, local_files_only=True, **options
     ).to(drawing.device)
     pipeline.set_progress_bar_config(disable=True)
     if hasattr(pipeline, "unet"):

@@ -245,3 +245,39 @@ def check_ddim(module: ModuleType) -> None:
     log_prob, mean = schedule.log_prob(halves[:1], ones[:1], to, torch.tensor([0]))
     close(log_prob, [-0.896255], 1e-5)
     close(mean.flatten(), [2.086336])
+
+
+def check_flow_matching(module: ModuleType) -> None:
+    latents, noise = torch.tensor([[2.0], [2.0]]), torch.tensor([[-1.0], [-1.0]])
+    # At t = 0.25: 0.75 * 2 - 0.25 = 1.25; at t = 1 nothing but noise. v = -1 - 2.
+    close(module.interpolate(latents, noise, torch.tensor([0.25, 1.0])).flatten(), [1.25, -1.0])
+    close(module.velocity(latents, noise).flatten(), [-3.0, -3.0])
+    times = [module.logit_normal_times(20_000, shift, torch.Generator().manual_seed(0)) for shift in (1.0, 3.0)]
+    # The logit of a time is standard normal; its median 0.5 is shifted to 3 * 0.5 / (1 + 2 * 0.5) = 0.75, and a logit
+    # by log 3.
+    logits = times[0].logit()
+    assert abs(float(logits.mean())) < 0.03
+    assert abs(float(logits.std()) - 1) < 0.03
+    assert abs(float(times[1].median()) - 0.75) < 0.01
+    close(times[1].logit(), (logits + 1.098612).tolist(), 1e-3)
+
+
+def check_flow(module: ModuleType) -> None:
+    times = torch.tensor([1.0, 0.8, 0.5, 0.0])
+    schedule = module.FlowSchedule.from_times(1000 * times[:-1], times, 0.5, torch.device("cpu"))
+    # t = 1: sigma^2 = 0.25 * 1 * min(0.2 / 0, 1) = 0.25. t = 0.8: d / (1 - t) = 0.3 / 0.2 is over 1: 0.25 * 0.8 = 0.2,
+    # sigma 0.447214. The last has none.
+    close(schedule.timesteps, [1000.0, 800.0, 500.0])
+    close(schedule.sigma, [0.5, 0.447214, 0.0])
+    # t = 0.8, x = 1, v = 0.5: eps = 1 + 0.2 * 0.5 = 1.1; mu = 1 - 0.3 * 0.5 - 0.2 / 1.6 * 1.1 = 0.85 - 0.1375 = 0.7125.
+    # t = 1: eps = 1, mu = 1 - 0.2 * 0.5 - 0.25 / 2 = 0.775. t = 0.5: 1 - 0.5 * 0.5 = 0.75.
+    ones, halves = torch.ones(3, 1, 1, 1), torch.full((3, 1, 1, 1), 0.5)
+    close(schedule.mean(halves, ones, torch.tensor([0, 1, 2])).flatten(), [0.775, 0.7125, 0.75])
+    # Where the step is short, d / (1 - t) stays: t = 0.5 to 0.4 has 0.25 * 0.5 * 0.1 / 0.5 = 0.025, sigma 0.158114.
+    short = module.FlowSchedule.from_times(torch.tensor([500.0, 400.0]), torch.tensor([0.5, 0.4, 0.0]), 0.5, "cpu")
+    close(short.sigma, [0.158114, 0.0])
+    # The transition to mu + sigma has z = 1: -0.5 - log(0.447214) - 0.918939 = -0.614220.
+    to = torch.full((1, 1, 1, 1), 0.7125 + 0.447214)
+    log_prob, mean = schedule.log_prob(halves[:1], ones[:1], to, torch.tensor([1]))
+    close(log_prob, [-0.614220], 1e-5)
+    close(mean.flatten(), [0.7125])

@@ -13,6 +13,7 @@ from instructbooth_trainer.algorithms import (
     advantages,
     averaging,
     dreambooth,
+    flow_matching,
     gaussian,
     kl,
     learning_rate,
@@ -21,7 +22,7 @@ from instructbooth_trainer.algorithms import (
     surrogate,
     weighting,
 )
-from instructbooth_trainer.diffusion import ddim
+from instructbooth_trainer.diffusion import ddim, flow
 from tests.unit.trainer import checks
 
 Check = Callable[[ModuleType], None]
@@ -94,6 +95,19 @@ MUTANTS: list[tuple[ModuleType, Check, str, str]] = [
     (ddim, checks.check_ddim, "(latents - (1 - a).sqrt() * prediction) / a.sqrt()", "(latents - (1 - a).sqrt() * prediction)"),
     (ddim, checks.check_ddim, "gaussian_log_prob(next_latents, mean", "gaussian_log_prob(latents, mean"),
     (ddim, checks.check_ddim, "torch.where(following >= 0", "torch.where(following >= -1"),
+    (flow_matching, checks.check_flow_matching, "(1 - time) * latents + time * noise", "time * latents + (1 - time) * noise"),
+    (flow_matching, checks.check_flow_matching, "return noise - latents", "return latents - noise"),
+    (flow_matching, checks.check_flow_matching, "return shift * time / (1 + (shift - 1) * time)", "return time / (shift - (shift - 1) * time)"),
+    (flow_matching, checks.check_flow_matching, ".sigmoid()", ".mul(2).sigmoid()"),
+    (flow, checks.check_flow, ".clamp(max=1.0)", ""),
+    (flow, checks.check_flow, "(time - following) / (1 - time)", "(time - following) / (1 - following)"),
+    (flow, checks.check_flow, "(time * share).sqrt()", "share.sqrt()"),
+    (flow, checks.check_flow, "sigma = eta * (", "sigma = ("),
+    (flow, checks.check_flow, "sigma[-1] = 0.0", "pass"),
+    (flow, checks.check_flow, "noise = latents + (1 - t) * prediction", "noise = latents + prediction"),
+    (flow, checks.check_flow, "sigma**2 / (2 * t)", "sigma**2 / 2"),
+    (flow, checks.check_flow, "(t_next - t) * prediction - sigma", "(t_next - t) * prediction + sigma"),
+    (flow, checks.check_flow, "gaussian_log_prob(next_latents, mean", "gaussian_log_prob(latents, mean"),
 ]  # fmt: skip
 
 

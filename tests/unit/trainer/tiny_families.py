@@ -60,14 +60,14 @@ def make_vae(channels: int, **options: Any) -> AutoencoderKL:
     )
 
 
-def make_t5() -> tuple[T5EncoderModel, T5Tokenizer]:
+def make_t5(width: int) -> tuple[T5EncoderModel, T5Tokenizer]:
     """A T5 encoder and a real tokenizer with a piece per word and one per letter."""
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
     pieces += [(f"▁{word}", -3.0) for word in WORDS]
     pieces += [(letter, -6.0) for letter in "abcdefghijklmnopqrstuvwxyz"]
     vocabulary = list(dict(pieces).items())
     tokenizer = T5Tokenizer(vocab=vocabulary, extra_ids=0, model_max_length=512)
-    config = T5Config(vocab_size=len(tokenizer), d_model=WIDTH, d_kv=8, d_ff=WIDTH, num_layers=1, num_heads=2)
+    config = T5Config(vocab_size=len(tokenizer), d_model=width, d_kv=8, d_ff=WIDTH, num_layers=1, num_heads=2)
     return T5EncoderModel(config), tokenizer
 
 
@@ -110,7 +110,7 @@ def make_sd3(folder: Path, *, t5: bool = True) -> Path:
     """SD 3.5: 16 channels (here 8), a shift of 3, dual attention in the first block, T5 or none."""
     torch.manual_seed(0)
     tokenizer = make_tokenizer(folder.parent / "tokenizer-3")
-    encoder, pieces = make_t5() if t5 else (None, None)
+    encoder, pieces = make_t5(2 * WIDTH) if t5 else (None, None)
     transformer = SD3Transformer2DModel(
         sample_size=SIZE // 4,
         in_channels=8,
@@ -143,7 +143,7 @@ def make_flux(folder: Path, *, distilled: bool = True) -> Path:
     """FLUX: packed latents, a shift that depends on the resolution; told the guidance (dev) or not (schnell)."""
     torch.manual_seed(0)
     tokenizer = make_tokenizer(folder.parent / "tokenizer-flux")
-    encoder, pieces = make_t5()
+    encoder, pieces = make_t5(WIDTH)
     transformer = FluxTransformer2DModel(
         in_channels=32,
         num_layers=1,

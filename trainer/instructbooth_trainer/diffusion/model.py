@@ -61,6 +61,7 @@ class DiffusionModel(ABC):
         text_encoder_names: its text encoders that can be trained.
         targets: ends of the names of the denoiser's layers an adapter is put on, by spec.personalization.lora.targets.
         load_options: further arguments of the pipeline's from_pretrained.
+        optional: components that a folder may lack.
         pipeline: the stock pipeline around the same modules.
         resolution: side of the square pictures, pixels.
         latent_shape: (channels, height, width) of one picture's latents.
@@ -73,6 +74,7 @@ class DiffusionModel(ABC):
     text_encoder_names: ClassVar[tuple[str, ...]]
     targets: ClassVar[Mapping[str, list[str]]]
     load_options: ClassVar[Mapping[str, Any]] = {}
+    optional: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, pipeline: Any, device: torch.device, resolution: int | None) -> None:
         self.pipeline = pipeline
@@ -111,10 +113,10 @@ class DiffusionModel(ABC):
     @classmethod
     def open(cls, folder: Path, dtype: Dtype, device: torch.device, resolution: int | None) -> DiffusionModel:
         """Load a folder of this family. Raises UserError ModelInvalid."""
+        absent = {name: None for name in cls.optional if not (folder / name).is_dir()}
+        options = {"dtype": DTYPES[dtype], "use_safetensors": True, "local_files_only": True, **cls.load_options}
         try:
-            pipeline: Any = getattr(diffusers, cls.pipeline_name).from_pretrained(
-                str(folder), dtype=DTYPES[dtype], use_safetensors=True, local_files_only=True, **cls.load_options
-            )
+            pipeline: Any = getattr(diffusers, cls.pipeline_name).from_pretrained(str(folder), **options, **absent)
         except (OSError, ValueError, RuntimeError) as error:
             raise UserError(
                 "ModelInvalid",

@@ -19,6 +19,7 @@ class StableDiffusion3(FlowModel):
     family = "stable-diffusion-3"
     pipeline_name = "StableDiffusion3Pipeline"
     text_encoder_names = ("text_encoder", "text_encoder_2")
+    optional = ("text_encoder_3", "tokenizer_3")
     targets: ClassVar = {"attention": FLOW_ATTENTION, "all": FLOW_ATTENTION + FLOW_FEED_FORWARD}
 
     def token_limits(self) -> list[tuple[Any, int]]:
