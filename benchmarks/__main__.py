@@ -22,6 +22,7 @@ import yaml
 
 from instructbooth.contract import Env, Stage
 from instructbooth.spec.job import InstructBoothJobSpec, ResolvedJob
+from instructbooth_trainer.diffusion.conditioning import Conditioning
 from instructbooth_trainer.recipes import personalize
 from instructbooth_trainer.recipes.reinforce import Reinforce
 from instructbooth_trainer.runtime.context import RunContext
@@ -78,19 +79,24 @@ def bench_personalize(resolved: ResolvedJob, work: Path) -> None:
     report("personalize_images_per_s", ours, rate(lambda: training_pass(stage, size), size))
 
 
+@torch.no_grad()
+def conditioning(stage: Reinforce, size: int) -> Conditioning:
+    """One prompt for all rows, without guidance."""
+    return stage.model.condition(["a mascot"], 1.0).rows(torch.zeros(size, dtype=torch.int64))
+
+
 def training_pass(stage: Reinforce, size: int) -> None:
     """One forward and backward pass of the U-Net with its adapter."""
     latents = torch.randn(size, *stage.model.latent_shape)
-    embeddings = stage.model.encode_prompts(["a mascot"]).detach().expand(size, -1, -1)
-    stage.model.predict(latents, torch.full((size,), 500), embeddings).square().mean().backward()  # type: ignore[no-untyped-call]
+    prediction = stage.model.predict(latents, torch.full((size,), 500), conditioning(stage, size))
+    prediction.square().mean().backward()  # type: ignore[no-untyped-call]
 
 
 @torch.no_grad()
 def sampling_pass(stage: Reinforce, size: int) -> None:
     """One forward pass of the U-Net with its adapter."""
     latents = torch.randn(size, *stage.model.latent_shape)
-    embeddings = stage.model.encode_prompts(["a mascot"]).expand(size, -1, -1)
-    stage.model.predict(latents, torch.full((size,), 500), embeddings)
+    stage.model.predict(latents, torch.full((size,), 500), conditioning(stage, size))
 
 
 def bench_reinforce(resolved: ResolvedJob, work: Path) -> None:

@@ -22,18 +22,20 @@ class Lora(ApiModel):
     )
     targets: Literal["attention", "all"] = Field(
         default="attention",
-        description="`attention`: its projections. `all`: also feed-forward layers and convolutions.",
+        description="`attention`: its projections. `all`: also feed-forward layers, and a U-Net's convolutions.",
     )
     target_modules: Annotated[list[ModuleName], Field(min_length=1, max_length=64)] | None = Field(
         default=None,
-        description="Layers of the U-Net by the ends of their names, such as `to_q`; takes the place of `targets`.",
+        description="Layers of the U-Net or transformer by the ends of their names, such as `to_q`; takes the place of "
+        "`targets`.",
     )
     dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
         default=0.0, description="Share of the adapter's inputs that is left out in each training step of stage 1."
     )
     use_dora: bool = Field(
         default=False,
-        description="DoRA on the U-Net: also train the length of weights, apart from their direction. Slower.",
+        description="DoRA on the U-Net or transformer: also train the length of weights, apart from their direction. "
+        "Slower.",
     )
 
 
@@ -100,8 +102,12 @@ class Personalization(StageBase):
         description="A folder with a LoRA, `pytorch_lora_weights.safetensors`, that is published in place of training. "
         "It must fit `lora` and `trainTextEncoder`.",
     )
-    lora: Lora = Field(default=Lora(), description="Adapter on the U-Net (and on the text encoder, if trained).")
-    train_text_encoder: bool = Field(default=False, description="Also train an adapter on the text encoder.")
+    lora: Lora = Field(
+        default=Lora(), description="Adapter on the U-Net or transformer (and on text encoders, if trained)."
+    )
+    train_text_encoder: bool = Field(
+        default=False, description="Also train an adapter on every CLIP text encoder of the model; T5 stays as it is."
+    )
     prior_preservation: PriorPreservation = Field(
         default=PriorPreservation(), description="Keeps the class what it was."
     )
@@ -114,7 +120,8 @@ class Personalization(StageBase):
     )
     min_snr_gamma: Annotated[float, Field(gt=0, le=1000)] | None = Field(
         default=None,
-        description="Weigh timesteps by min-SNR with this gamma (usually 5); all weigh alike when left out.",
+        description="Weigh timesteps by min-SNR with this gamma (usually 5); all weigh alike when left out. Refused "
+        "for families of flow matching, where the density of the timesteps takes its place.",
     )
     checkpoint_interval_steps: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
         default=200, description="Steps between two checkpoints."

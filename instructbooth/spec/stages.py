@@ -54,7 +54,8 @@ class Sampling(ApiModel):
 
     steps: Annotated[int, Field(ge=2, le=1000)] = Field(default=30, description="Denoising steps.")
     guidance_scale: Annotated[float, Field(ge=1, le=50)] = Field(
-        default=5.0, description="Classifier-free guidance; 1 is without and costs half."
+        default=5.0,
+        description="Classifier-free guidance; 1 is without and costs half. FLUX.1-dev is told it, in one pass.",
     )
 
 
@@ -128,7 +129,8 @@ class Reinforcement(StageBase):
     sampling: Sampling = Field(default=Sampling(), description="How rollouts are drawn.")
     eta: Annotated[float, Field(gt=0, le=1)] = Field(
         default=1.0,
-        description="Noise of the stochastic DDIM step; the policy is deterministic at 0 and cannot be trained.",
+        description="Noise of the stochastic step of DDIM or of the flow (0.7 is usual there); the policy is "
+        "deterministic at 0 and cannot be trained.",
     )
     timesteps_per_trajectory: Annotated[int, Field(ge=1, le=1000)] | None = Field(
         default=None, description="Train on so many random steps of each trajectory; all when left out."
@@ -188,7 +190,7 @@ class Evaluation(StageBase):
     images_per_prompt: Annotated[int, Field(ge=1, le=1000)] = Field(
         default=4, description="Pictures per prompt and model."
     )
-    sampling: Sampling = Field(default=Sampling(), description="How pictures are drawn (deterministic DDIM).")
+    sampling: Sampling = Field(default=Sampling(), description="How pictures are drawn (without noise in the steps).")
     metrics: Annotated[list[ScoreSpec], Field(min_length=1, max_length=16)] = Field(
         description="Scores, by the same plug-ins as rewards. Judge by another one than was trained on."
     )

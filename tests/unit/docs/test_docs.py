@@ -18,6 +18,8 @@ from click import Command, Group
 from instructbooth.cli.main import cli
 from instructbooth.spec.job import InstructBoothJobSpec
 from instructbooth.spec.stages import RewardSpec
+from instructbooth_trainer.diffusion.model import DiffusionModel
+from instructbooth_trainer.families import families
 from instructbooth_trainer.rewards import score
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -111,6 +113,14 @@ def test_the_example_of_several_rewards_is_valid():
     (example,) = blocks("docs/rewards.md", "yaml")
     parts = [RewardSpec.model_validate(part) for part in yaml.safe_load(example)["rewards"]]
     assert [part.normalize for part in parts] == [True, True]
+
+
+def test_every_family_has_a_row_and_every_member_of_the_interface_is_told():
+    text = (ROOT / "docs/families.md").read_text()
+    rows = dict(re.findall(r"^\| `([a-z0-9-]+)` \| `(\w+)`", text, re.MULTILINE))
+    assert rows == {name: family.pipeline_name for name, family in families().items()}
+    for member in DiffusionModel.__abstractmethods__:
+        assert re.search(rf"^\| `{member}`", text, re.MULTILINE), member
 
 
 def test_decisions_have_numbers_of_their_own():
