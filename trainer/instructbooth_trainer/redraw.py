@@ -74,7 +74,7 @@ def redraw(model: Path, lora: Path | None, evaluation: Evaluation, picture: Pict
     if drawing.dtype == "fp16" and config.force_upcast:  # its decoder overflows; the trainer decodes in fp32
         pipeline.vae.to(dtype=torch.float32)
     with torch.no_grad():
-        scaled = (latents / config.scaling_factor + (config.get("shift_factor") or 0.0)).to(pipeline.vae.dtype)
+        scaled = (latents.float() / config.scaling_factor + (config.get("shift_factor") or 0.0)).to(pipeline.vae.dtype)
         pixels = (pipeline.vae.decode(scaled).sample.float() / 2 + 0.5).clamp(0, 1)[picture.batch_index]
     out: np.ndarray[Any, Any] = (pixels.cpu() * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
     return out

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from instructbooth.contract import Stage
 from instructbooth.spec.job import ResolvedJob
 from tests.unit.trainer.harness import Lab
 from tests.unit.trainer.tiny import TinyWorld, make_tiny_world
+from tests.unit.trainer.tiny_families import BUILDERS
 
 
 @pytest.fixture(scope="session")
@@ -28,3 +31,10 @@ def personalized(lab: Lab) -> ResolvedJob:
     job = lab.job("shared")
     lab.run(job, Stage.PERSONALIZE)
     return job
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A tiny model of every family, by the family's name."""
+    root = tmp_path_factory.mktemp("families")
+    return {family: build(root / family) for family, build in BUILDERS.items()}

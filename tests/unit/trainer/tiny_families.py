@@ -71,6 +71,13 @@ def make_t5(width: int) -> tuple[T5EncoderModel, T5Tokenizer]:
     return T5EncoderModel(config), tokenizer
 
 
+def as_published(folder: Path) -> Path:
+    """Name T5's tokenizer as the indices of the published models do."""
+    index = folder / "model_index.json"
+    index.write_text(index.read_text().replace('"T5Tokenizer"', '"T5TokenizerFast"'))
+    return folder
+
+
 def make_xl(folder: Path) -> Path:
     """SDXL: leading timesteps and an Euler scheduler, as the published one has."""
     torch.manual_seed(0)
@@ -136,7 +143,7 @@ def make_sd3(folder: Path, *, t5: bool = True) -> Path:
         transformer=transformer,
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
     ).save_pretrained(folder)
-    return folder
+    return as_published(folder)
 
 
 def make_flux(folder: Path, *, distilled: bool = True) -> Path:
@@ -164,7 +171,7 @@ def make_flux(folder: Path, *, distilled: bool = True) -> Path:
         transformer=transformer,
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0 if distilled else 1.0, use_dynamic_shifting=distilled),
     ).save_pretrained(folder)
-    return folder
+    return as_published(folder)
 
 
 def make_stable_diffusion(folder: Path) -> Path:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import diffusers
 import numpy as np
@@ -21,34 +21,11 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from instructbooth.spec.stages import Dtype
 from instructbooth_trainer.diffusion.conditioning import Conditioning, Encoding
 from instructbooth_trainer.diffusion.objective import Objective
+from instructbooth_trainer.diffusion.schedule import Schedule
 from instructbooth_trainer.runtime.errors import UserError
 
 DTYPES: dict[Dtype, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 CLIP_TARGETS = ["q_proj", "k_proj", "v_proj", "out_proj"]
-
-
-class Schedule(Protocol):
-    """The steps of one sampling run.
-
-    Attributes:
-        timesteps: what the model is told, [num_steps], descending.
-        sigma: standard deviation of each step, [num_steps], float32. The last may be 0 and is never trained on.
-    """
-
-    @property
-    def timesteps(self) -> Tensor: ...  # noqa: D102 - above
-    @property
-    def sigma(self) -> Tensor: ...  # noqa: D102
-
-    def mean(self, prediction: Tensor, latents: Tensor, steps: Tensor) -> Tensor:
-        """mu of the transition from each row's step, float32, the shape of latents. steps: [batch], int64."""
-        ...
-
-    def log_prob(
-        self, prediction: Tensor, latents: Tensor, next_latents: Tensor, steps: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Log-probability of a transition, averaged over latent dimensions, [batch], and its mu."""
-        ...
 
 
 class DiffusionModel(ABC):
@@ -288,7 +265,7 @@ class DiffusionModel(ABC):
 
     @torch.no_grad()
     def draw_stock(self, prompts: Sequence[str], seeds: Sequence[int], steps: int, guidance: float) -> Tensor:
-        """Latents [batch, *latent_shape] by the stock pipeline, as users draw: a prompt and a seed each."""
+        """Latents [batch, *latent_shape], float32, by the stock pipeline, as users draw: a prompt and a seed each."""
         latents: Tensor = self.pipeline(
             prompt=list(prompts),
             generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
@@ -298,7 +275,7 @@ class DiffusionModel(ABC):
             output_type="latent",
             **self.pipeline_options(guidance, len(prompts)),
         ).images
-        return self.unpack(latents)
+        return self.unpack(latents).float()
 
     def _shift(self) -> float:
         return float(self.vae.config.get("shift_factor") or 0.0)

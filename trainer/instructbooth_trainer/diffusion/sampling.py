@@ -11,8 +11,9 @@ from PIL import Image
 from torch import Tensor
 
 from instructbooth_trainer.diffusion.conditioning import Conditioning
-from instructbooth_trainer.diffusion.model import DiffusionModel, Schedule
+from instructbooth_trainer.diffusion.model import DiffusionModel
 from instructbooth_trainer.diffusion.noise import batch_noise
+from instructbooth_trainer.diffusion.schedule import Schedule
 
 
 def sampling_batch(resolution: int) -> int:

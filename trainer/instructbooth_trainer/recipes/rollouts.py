@@ -16,10 +16,11 @@ from instructbooth.contract import PromptRole
 from instructbooth_trainer.algorithms.advantages import group_advantages
 from instructbooth_trainer.algorithms.schedule import choose_timesteps, schedule_prompts
 from instructbooth_trainer.diffusion.conditioning import Conditioning
-from instructbooth_trainer.diffusion.model import DiffusionModel, Schedule
+from instructbooth_trainer.diffusion.model import DiffusionModel
 from instructbooth_trainer.diffusion.noise import keyed_generator
 from instructbooth_trainer.diffusion.prompts import expand, reward_text
 from instructbooth_trainer.diffusion.sampling import conditioning_for, sample, sampling_batch
+from instructbooth_trainer.diffusion.schedule import Schedule
 from instructbooth_trainer.recipes.behind import one_behind
 from instructbooth_trainer.rewards import RewardContext, WeightedReward
 from instructbooth_trainer.runtime.context import RunContext
