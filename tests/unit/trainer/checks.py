@@ -247,6 +247,21 @@ def check_ddim(module: ModuleType) -> None:
     close(mean.flatten(), [2.086336])
 
 
+def check_steps(module: ModuleType) -> None:
+    class Steps(module.Schedule):  # type: ignore[misc, name-defined]
+        timesteps = torch.tensor([900, 500])
+        sigma = torch.tensor([0.5, 2.0])
+
+        def mean(self, prediction: torch.Tensor, latents: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
+            return prediction
+
+    # Step 0: to mu + sigma, z = 1: -0.5 - log(0.5) - 0.918939 = -0.725791. Step 1: to mu itself: -log(2) - 0.918939.
+    ones, to = torch.ones(2, 1, 1, 1), torch.tensor([1.5, 1.0]).view(2, 1, 1, 1)
+    log_prob, mean = Steps().log_prob(ones, 9 * ones, to, torch.tensor([0, 1]))
+    close(log_prob, [-0.725791, -1.612086], 1e-5)
+    close(mean.flatten(), [1.0, 1.0])
+
+
 def check_flow_matching(module: ModuleType) -> None:
     latents, noise = torch.tensor([[2.0], [2.0]]), torch.tensor([[-1.0], [-1.0]])
     # At t = 0.25: 0.75 * 2 - 0.25 = 1.25; at t = 1 nothing but noise. v = -1 - 2.

@@ -14,6 +14,7 @@ from instructbooth_trainer.algorithms import (
     advantages,
     averaging,
     dreambooth,
+    flow_matching,
     gaussian,
     kl,
     learning_rate,
@@ -22,7 +23,8 @@ from instructbooth_trainer.algorithms import (
     surrogate,
     weighting,
 )
-from instructbooth_trainer.diffusion import ddim
+from instructbooth_trainer.diffusion import ddim, flow
+from instructbooth_trainer.diffusion import schedule as steps
 from tests.unit.trainer import checks
 
 CHECKS = [
@@ -44,6 +46,9 @@ CHECKS = [
     (checks.check_learning_rate, learning_rate),
     (checks.check_exceeds_ceiling, stopping),
     (checks.check_ddim, ddim),
+    (checks.check_flow_matching, flow_matching),
+    (checks.check_flow, flow),
+    (checks.check_steps, steps),
 ]
 
 

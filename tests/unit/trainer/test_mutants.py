@@ -23,6 +23,7 @@ from instructbooth_trainer.algorithms import (
     weighting,
 )
 from instructbooth_trainer.diffusion import ddim, flow
+from instructbooth_trainer.diffusion import schedule as steps
 from tests.unit.trainer import checks
 
 Check = Callable[[ModuleType], None]
@@ -93,7 +94,8 @@ MUTANTS: list[tuple[ModuleType, Check, str, str]] = [
     (ddim, checks.check_ddim, "x0 = a.sqrt() * latents - ", "x0 = a.sqrt() * latents + "),
     (ddim, checks.check_ddim, "eps = a.sqrt() * prediction + ", "eps = a.sqrt() * prediction - "),
     (ddim, checks.check_ddim, "(latents - (1 - a).sqrt() * prediction) / a.sqrt()", "(latents - (1 - a).sqrt() * prediction)"),
-    (ddim, checks.check_ddim, "gaussian_log_prob(next_latents, mean", "gaussian_log_prob(latents, mean"),
+    (steps, checks.check_steps, "gaussian_log_prob(next_latents, mean", "gaussian_log_prob(latents, mean"),
+    (steps, checks.check_steps, "self.sigma[steps]", "self.sigma[steps - 1]"),
     (ddim, checks.check_ddim, "torch.where(following >= 0", "torch.where(following >= -1"),
     (flow_matching, checks.check_flow_matching, "(1 - time) * latents + time * noise", "time * latents + (1 - time) * noise"),
     (flow_matching, checks.check_flow_matching, "return noise - latents", "return latents - noise"),
@@ -107,7 +109,6 @@ MUTANTS: list[tuple[ModuleType, Check, str, str]] = [
     (flow, checks.check_flow, "noise = latents + (1 - t) * prediction", "noise = latents + prediction"),
     (flow, checks.check_flow, "sigma**2 / (2 * t)", "sigma**2 / 2"),
     (flow, checks.check_flow, "(t_next - t) * prediction - sigma", "(t_next - t) * prediction + sigma"),
-    (flow, checks.check_flow, "gaussian_log_prob(next_latents, mean", "gaussian_log_prob(latents, mean"),
 ]  # fmt: skip
 
 

@@ -17,13 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from instructbooth_trainer.algorithms.gaussian import gaussian_log_prob
+from instructbooth_trainer.diffusion.schedule import Schedule
 
 PREDICTION_TYPES = ("epsilon", "v_prediction")
 
 
 @dataclass(frozen=True)
-class DdimSchedule:
+class DdimSchedule(Schedule):
     """The steps of one sampling run.
 
     Attributes:
@@ -77,20 +77,3 @@ class DdimSchedule:
             x0 = a.sqrt() * latents - (1 - a).sqrt() * prediction
             eps = a.sqrt() * prediction + (1 - a).sqrt() * latents
         return a_next.sqrt() * x0 + (1 - a_next - sigma**2).clamp(min=0).sqrt() * eps
-
-    def log_prob(
-        self, prediction: Tensor, latents: Tensor, next_latents: Tensor, steps: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Log-probability of a transition that was sampled, and its mu.
-
-        Args:
-            prediction: [batch, channels, height, width], with gradient when training.
-            latents: x_t, same shape.
-            next_latents: x_{t-1}, same shape.
-            steps: [batch], int64; never the last step.
-
-        Returns:
-            log-probability averaged over latent dimensions, [batch]; mu, the shape of latents. Both float32.
-        """
-        mean = self.mean(prediction, latents, steps)
-        return gaussian_log_prob(next_latents, mean, self.sigma[steps]), mean

@@ -25,11 +25,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from instructbooth_trainer.algorithms.gaussian import gaussian_log_prob
+from instructbooth_trainer.diffusion.schedule import Schedule
 
 
 @dataclass(frozen=True)
-class FlowSchedule:
+class FlowSchedule(Schedule):
     """The steps of one sampling run.
 
     Attributes:
@@ -72,20 +72,3 @@ class FlowSchedule:
         t, t_next, sigma = (x[steps].view(-1, 1, 1, 1) for x in (self.time, self.time_next, self.sigma))
         noise = latents + (1 - t) * prediction
         return latents + (t_next - t) * prediction - sigma**2 / (2 * t) * noise
-
-    def log_prob(
-        self, prediction: Tensor, latents: Tensor, next_latents: Tensor, steps: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Log-probability of a transition that was sampled, and its mu.
-
-        Args:
-            prediction: [batch, channels, height, width], with gradient when training.
-            latents: x_t, same shape.
-            next_latents: x_t', same shape.
-            steps: [batch], int64; never the last step.
-
-        Returns:
-            log-probability averaged over latent dimensions, [batch]; mu, the shape of latents. Both float32.
-        """
-        mean = self.mean(prediction, latents, steps)
-        return gaussian_log_prob(next_latents, mean, self.sigma[steps]), mean

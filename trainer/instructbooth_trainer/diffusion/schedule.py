@@ -1,13 +1,15 @@
-"""What the recipes know of a sampler: ddim.py and flow.py have one each."""
+"""What a sampler's steps have in common; ddim.py and flow.py say where a step leads."""
 
 from __future__ import annotations
 
-from typing import Protocol
+from abc import ABC, abstractmethod
 
 from torch import Tensor
 
+from instructbooth_trainer.algorithms.gaussian import gaussian_log_prob
 
-class Schedule(Protocol):
+
+class Schedule(ABC):
     """The steps of one sampling run.
 
     Attributes:
@@ -15,17 +17,32 @@ class Schedule(Protocol):
         sigma: standard deviation of each step, [num_steps], float32. The last may be 0 and is never trained on.
     """
 
-    @property
-    def timesteps(self) -> Tensor: ...  # noqa: D102 - above
-    @property
-    def sigma(self) -> Tensor: ...  # noqa: D102
+    timesteps: Tensor
+    sigma: Tensor
 
+    @abstractmethod
     def mean(self, prediction: Tensor, latents: Tensor, steps: Tensor) -> Tensor:
-        """mu of the transition from each row's step, float32, the shape of latents. steps: [batch], int64."""
-        ...
+        """mu of the transition from each row's step, float32.
+
+        Args:
+            prediction: the model's output, [batch, channels, height, width].
+            latents: x_t, same shape.
+            steps: each row's index into the schedule, [batch], int64.
+        """
 
     def log_prob(
         self, prediction: Tensor, latents: Tensor, next_latents: Tensor, steps: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Log-probability of a transition, averaged over latent dimensions, [batch], and its mu."""
-        ...
+        """Log-probability of a transition that was sampled, and its mu.
+
+        Args:
+            prediction: [batch, channels, height, width], with gradient when training.
+            latents: x_t, same shape.
+            next_latents: x after the step, same shape.
+            steps: [batch], int64; never the last step.
+
+        Returns:
+            log-probability averaged over latent dimensions, [batch]; mu, the shape of latents. Both float32.
+        """
+        mean = self.mean(prediction, latents, steps)
+        return gaussian_log_prob(next_latents, mean, self.sigma[steps]), mean
