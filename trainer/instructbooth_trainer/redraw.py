@@ -41,9 +41,10 @@ def redraw(model: Path, lora: Path | None, evaluation: Evaluation, picture: Pict
     """
     drawing = evaluation.drawing
     torch.set_num_threads(drawing.threads)
-    options = dict(LOADING.get(kind(model), {}))
-    if kind(model) == "StableDiffusion3Pipeline":
-        options |= {name: None for name in ("text_encoder_3", "tokenizer_3") if not (model / name).is_dir()}
+    name = kind(model)
+    options = dict(LOADING.get(name, {}))
+    if name == "StableDiffusion3Pipeline":
+        options |= {part: None for part in ("text_encoder_3", "tokenizer_3") if not (model / part).is_dir()}
     pipeline: Any = DiffusionPipeline.from_pretrained(
         str(model), dtype=DTYPES[drawing.dtype], use_safetensors=True, local_files_only=True, **options
     ).to(drawing.device)
@@ -57,8 +58,8 @@ def redraw(model: Path, lora: Path | None, evaluation: Evaluation, picture: Pict
         if isinstance(module, torch.nn.Module):
             module.requires_grad_(False)
     if lora is not None:
-        folder, name = (lora, "pytorch_lora_weights.safetensors") if lora.is_dir() else (lora.parent, lora.name)
-        pipeline.load_lora_weights(str(folder), weight_name=name)
+        folder, file = (lora, "pytorch_lora_weights.safetensors") if lora.is_dir() else (lora.parent, lora.name)
+        pipeline.load_lora_weights(str(folder), weight_name=file)
     latents = pipeline(
         prompt=[picture.prompt] * len(picture.batch_seeds),
         generator=[torch.Generator("cpu").manual_seed(seed) for seed in picture.batch_seeds],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -59,6 +60,36 @@ def make_tokenizer(folder: Path) -> CLIPTokenizer:
     return CLIPTokenizer(vocab=vocab, merges=[tuple(m) for m in merges], model_max_length=TOKENS)
 
 
+def make_unet(context_width: int, **options: Any) -> UNet2DConditionModel:
+    """A U-Net of two levels on 4 latent channels; `options` as UNet2DConditionModel has them."""
+    return UNet2DConditionModel(
+        sample_size=SIZE // 4,
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=(32, 64),
+        layers_per_block=1,
+        norm_num_groups=8,
+        attention_head_dim=8,
+        cross_attention_dim=context_width,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        **options,
+    )
+
+
+def make_vae(channels: int, **options: Any) -> AutoencoderKL:
+    """Four pixels per latent."""
+    return AutoencoderKL(
+        block_out_channels=(8, 8, 8),
+        norm_num_groups=4,
+        latent_channels=channels,
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        sample_size=SIZE,
+        **options,
+    )
+
+
 def make_tiny_world(root: Path, prediction_type: str = "v_prediction") -> TinyWorld:
     """Write pipeline/, clip/ and vision/ under `root`, deterministic."""
     torch.manual_seed(0)
@@ -87,26 +118,8 @@ def make_tiny_world(root: Path, prediction_type: str = "v_prediction") -> TinyWo
         patch_size=8,
         projection_dim=16,
     )
-    unet = UNet2DConditionModel(
-        sample_size=8,
-        in_channels=4,
-        out_channels=4,
-        block_out_channels=(32, 64),
-        layers_per_block=1,
-        norm_num_groups=8,
-        attention_head_dim=8,
-        cross_attention_dim=32,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-    )
-    vae = AutoencoderKL(
-        block_out_channels=(8, 8, 8),
-        norm_num_groups=4,
-        latent_channels=4,
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        sample_size=SIZE,
-    )
+    unet = make_unet(32)
+    vae = make_vae(4)
     scheduler = DDIMScheduler(
         prediction_type=prediction_type,
         clip_sample=False,

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from diffusers import (
-    AutoencoderKL,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     FluxPipeline,
@@ -16,7 +15,6 @@ from diffusers import (
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
     StableDiffusionXLPipeline,
-    UNet2DConditionModel,
 )
 from transformers import (
     CLIPTextConfig,
@@ -27,7 +25,7 @@ from transformers import (
     T5Tokenizer,
 )
 
-from tests.unit.trainer.tiny import SIZE, TOKENS, WORDS, make_tiny_world, make_tokenizer
+from tests.unit.trainer.tiny import SIZE, TOKENS, WORDS, make_tiny_world, make_tokenizer, make_unet, make_vae
 
 WIDTH = 32
 
@@ -44,19 +42,6 @@ def text_config(tokenizer: Any, projection: int) -> CLIPTextConfig:
         num_attention_heads=2,
         max_position_embeddings=TOKENS,
         projection_dim=projection,
-    )
-
-
-def make_vae(channels: int, **options: Any) -> AutoencoderKL:
-    """Four pixels per latent."""
-    return AutoencoderKL(
-        block_out_channels=(8, 8, 8),
-        norm_num_groups=4,
-        latent_channels=channels,
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        sample_size=SIZE,
-        **options,
     )
 
 
@@ -82,17 +67,8 @@ def make_xl(folder: Path) -> Path:
     """SDXL: leading timesteps and an Euler scheduler, as the published one has."""
     torch.manual_seed(0)
     tokenizer = make_tokenizer(folder.parent / "tokenizer-xl")
-    unet = UNet2DConditionModel(
-        sample_size=SIZE // 4,
-        in_channels=4,
-        out_channels=4,
-        block_out_channels=(32, 64),
-        layers_per_block=1,
-        norm_num_groups=8,
-        attention_head_dim=8,
-        cross_attention_dim=2 * WIDTH,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+    unet = make_unet(
+        2 * WIDTH,
         use_linear_projection=True,
         addition_embed_type="text_time",
         addition_time_embed_dim=8,

@@ -36,7 +36,7 @@ class Adapter:
         self._device, self._dropout = model.device, lora.dropout
         self._pipeline, self._denoiser = type(model.pipeline), model.denoiser_name
         self.kohya_layer = model.kohya_layer()
-        targets = {model.denoiser_name: denoiser_targets(model, lora)}
+        targets = denoiser_targets(model, lora)
         if text_encoder:
             self._modules |= model.text_encoders()
         with torch.random.fork_rng(devices=[]):
@@ -50,7 +50,7 @@ class Adapter:
                         # Not on text encoders: transformers 5.23 does not find the lengths in the file again.
                         use_dora=lora.use_dora and name == self._denoiser,
                         init_lora_weights="gaussian",
-                        target_modules=targets.get(name, CLIP_TARGETS),
+                        target_modules=targets if name == self._denoiser else CLIP_TARGETS,
                     )
                 )
         for module in self._modules.values():
