@@ -143,10 +143,12 @@ def test_pairs_cover_the_transitions_of_the_rollout(lab: Lab, personalized: Reso
 def test_scoring_behind_the_drawing_changes_no_bit(
     lab: Lab, personalized: ResolvedJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stage = stage_object(lab, second_stage(lab, personalized))
+    stopping = {"prompts": {"inline": ["a {subject}", "the {subject}"]}}
+    stage = stage_object(lab, second_stage(lab, personalized, earlyStopping=stopping))
     monkeypatch.setattr(rollouts, "sampling_batch", lambda resolution: 5)  # 12 pictures: 5 + 5 + 2
     pairs, scores = stage.rollouts.collect(0)
     validated = stage.rollouts.validate(3).scores
+    assert validated.shape == (1, 6)
     monkeypatch.setattr(rollouts, "one_behind", map)
     expected, wanted = stage.rollouts.collect(0)
     assert torch.equal(scores, wanted)

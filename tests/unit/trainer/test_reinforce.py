@@ -166,6 +166,17 @@ def test_kl_weight_holds_the_policy_back(lab: Lab, personalized: ResolvedJob) ->
         assert held < free
 
 
+def test_a_rank_may_have_nothing_to_validate(
+    lab: Lab, personalized: ResolvedJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopping = {"prompts": {"inline": ["a {subject}"]}, "imagesPerPrompt": 1}
+    stage = stage_object(lab, second_stage(lab, personalized, earlyStopping=stopping))
+    assert stage.rollouts.validate(1).scores.shape == (1, 1)
+    monkeypatch.setattr(stage.run.gang, "rank", 1)
+    monkeypatch.setattr(stage.run.gang, "world_size", 2)
+    assert stage.rollouts.validate(1).scores.tolist() == [[0.0]], "the score comes from the other rank"
+
+
 def test_pictures_do_not_depend_on_the_number_of_ranks(
     lab: Lab, personalized: ResolvedJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -31,7 +31,7 @@ def group_diversity(features: Tensor, groups: Tensor) -> float:
         features: of all ranks' pictures, [num_images, dimensions].
         groups: number of the prompt each picture was drawn for, [num_images], integers; two pictures or more of each.
     """
-    numbers: Tensor = torch.unique(groups)  # type: ignore[no-untyped-call]
+    numbers: Tensor = torch.unique(groups)
     means = [
         functional.pdist(features[groups == number].double()).mean() / features.shape[1] ** 0.5 for number in numbers
     ]

@@ -83,14 +83,23 @@ class Drawn:
     Attributes:
         verdict: of all ranks' pictures.
         mine: numbers of this rank's pictures.
-        trajectories: of this rank's pictures, [num_steps + 1, len(mine), *latent_shape].
-        conditioning: what they were drawn under, a row per picture of this rank.
+        batches: trajectories of this rank's pictures, [num_steps + 1, batch, *latent_shape], and what they were drawn
+            under; none where there are fewer pictures than ranks.
     """
 
     verdict: Verdict
     mine: list[int]
-    trajectories: Tensor
-    conditioning: Conditioning
+    batches: list[tuple[Tensor, Conditioning]]
+
+    @property
+    def trajectories(self) -> Tensor:
+        """Of all of this rank's pictures, [num_steps + 1, len(mine), *latent_shape]."""
+        return torch.cat([trajectory for trajectory, _ in self.batches], dim=1)
+
+    @property
+    def conditioning(self) -> Conditioning:
+        """A row per picture of this rank."""
+        return Conditioning.cat([conditioning for _, conditioning in self.batches])
 
 
 class Rollouts:
@@ -167,10 +176,11 @@ class Rollouts:
             for step in choose_timesteps(candidates, spec.timesteps_per_trajectory, spec.seed, epoch, number)
         ]
         rows, steps = torch.tensor(pairs, device=self._model.device).unbind(1)
+        trajectories = drawn.trajectories
         conditioning = drawn.conditioning if spec.guidance_in_training else drawn.conditioning.conditional()
         return Pairs(
-            drawn.trajectories[steps, rows],
-            drawn.trajectories[steps + 1, rows],
+            trajectories[steps, rows],
+            trajectories[steps + 1, rows],
             steps,
             advantages[rows],
             conditioning.rows(rows),
@@ -197,8 +207,7 @@ class Rollouts:
         judged = [reward_text(t, self._subject) for t in order.templates]
         mine = list(range(self._run.gang.rank, len(order), self._run.gang.world_size))
         scores = torch.zeros(judges.rows, len(order), device=self._model.device)
-        trajectories: list[Tensor] = []
-        conditionings: list[Conditioning] = []
+        drawn: list[tuple[Tensor, Conditioning]] = []
         size = sampling_batch(self._model.resolution)
         batches = [mine[first : first + size] for first in range(0, len(mine), size)]
 
@@ -209,14 +218,13 @@ class Rollouts:
                 conditioning = conditioning_for(self._model, unique, self._spec.sampling.guidance_scale).rows(index)
                 generators = [keyed_generator(self._spec.seed, *key, n) for n in numbers]
                 trajectory = sample(self._model, schedule, conditioning, generators)
-                trajectories.append(trajectory)
-                conditionings.append(conditioning)
+                drawn.append((trajectory, conditioning))
                 self._run.progress.beat()
                 yield self._model.decode(trajectory[-1]), [judged[n] for n in numbers]
 
-        for numbers, batch in zip(batches, one_behind(lambda drawn: judges(*drawn), pictures()), strict=True):
+        for numbers, batch in zip(batches, one_behind(lambda batch: judges(*batch), pictures()), strict=True):
             scores[:, torch.tensor(numbers)] = batch.to(self._model.device)
             self._run.progress.beat()
         everybodys: Tensor = self._run.accelerator.reduce(scores, reduction="sum")
         verdict = judges.verdict(everybodys.cpu(), order.groups, order.identified)
-        return Drawn(verdict, mine, torch.cat(trajectories, dim=1), Conditioning.cat(conditionings))
+        return Drawn(verdict, mine, drawn)
