@@ -34,6 +34,7 @@ class ExitCode(IntEnum):
     USER_ERROR = 64  # the user's mistake: trying again cannot help
     TRANSIENT = 75  # the surroundings failed (storage, network, a peer): try again, charged to backoffLimit
     CHECKPOINTED = 76  # asked to stop by SIGTERM and saved: try again, charged to disruptionLimit
+    STALLED = 77  # a rank has not moved for too long and ended itself: try again, charged to backoffLimit
 
 
 class Label:
@@ -54,6 +55,7 @@ class Env:
     ATTEMPT = "INSTRUCTBOOTH_ATTEMPT"  # 1, 2, ...
     INPUTS = "INSTRUCTBOOTH_INPUTS"  # JSON {stage: attempt that succeeded} of the earlier stages
     COORDINATOR = "INSTRUCTBOOTH_COORDINATOR"  # host name of pod 0
+    STALL_TIMEOUT = "INSTRUCTBOOTH_STALL_TIMEOUT"  # runPolicy.stallTimeoutSeconds when the attempt began; 0: never
     NODE_RANK = "JOB_COMPLETION_INDEX"
     ACCESS_KEY = "INSTRUCTBOOTH_S3_ACCESS_KEY"
     SECRET_KEY = "INSTRUCTBOOTH_S3_SECRET_KEY"
@@ -96,6 +98,7 @@ class Port:
 
 
 PEER_LOST = "PeerLost"  # Outcome.reason of a process that fell because another one did: never the root cause
+STALLED = "Stalled"  # Outcome.reason, and that of the operator's own watchdog
 
 REWARD_METRIC = "reward_mean"  # in Progress.metrics: mean reward of the epoch, the REWARD column while reinforce runs
 

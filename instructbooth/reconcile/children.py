@@ -62,7 +62,7 @@ def child_job(
             "podFailurePolicy": {
                 "rules": [
                     {"action": "FailJob", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
-                    *(_fail_on(code) for code in (ExitCode.USER_ERROR, ExitCode.TRANSIENT, ExitCode.CHECKPOINTED)),
+                    *(_fail_on(code) for code in ExitCode if code is not ExitCode.OK),
                 ]
             },
             # A queued Job begins suspended: Kueue lets it go when there is room.

@@ -193,6 +193,23 @@ class Evidence:
 
 
 @dataclass(frozen=True)
+class Silence:
+    """For how long rank 0 has not moved, as the operator saw it.
+
+    Attributes:
+        seconds: since its heartbeat was seen to change, or since it was first asked.
+        heard: whether it has ever answered.
+        answers: whether it answered when it was asked last.
+        heartbeat: what it said last, by its own clock.
+    """
+
+    seconds: float
+    heard: bool
+    answers: bool
+    heartbeat: str | None = None
+
+
+@dataclass(frozen=True)
 class Observed:
     """The world at `now`, as far as one job is concerned.
 
@@ -201,6 +218,7 @@ class Observed:
         children: child Jobs owned by the job.
         evidence: by child name, where it was looked at.
         progress: by child name, what rank 0 said last.
+        silence: by child name, since when it has said nothing new.
         rejection: the API server's answer to this very plan, if it refused a child.
     """
 
@@ -208,4 +226,5 @@ class Observed:
     children: tuple[ChildJob, ...] = ()
     evidence: Mapping[str, Evidence] = field(default_factory=dict)
     progress: Mapping[str, Progress] = field(default_factory=dict)
+    silence: Mapping[str, Silence] = field(default_factory=dict)
     rejection: Rejection | None = None

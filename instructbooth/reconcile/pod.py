@@ -128,6 +128,7 @@ def _environment(
         {"name": Env.ATTEMPT, "value": str(attempt)},
         {"name": Env.INPUTS, "value": json.dumps(earlier)},
         {"name": Env.COORDINATOR, "value": host},
+        {"name": Env.STALL_TIMEOUT, "value": str(job.spec.run_policy.stall_timeout_seconds)},
         {"name": "HOME", "value": Path.WORK},
         _secret_env(Env.ACCESS_KEY, secret.name, secret.access_key_field),
         _secret_env(Env.SECRET_KEY, secret.name, secret.secret_key_field),

@@ -95,8 +95,21 @@ class RunPolicy(ApiModel):
     disruption_limit: Annotated[int, Field(ge=0, le=1000)] = Field(
         default=20, description="Gang restarts after evictions, preemptions and node losses, per stage."
     )
+    stall_timeout_seconds: Annotated[int, Field(ge=0, le=31_536_000)] = Field(
+        default=1800,
+        description="A gang that has not moved for so many seconds hangs: it leaves the stack of every rank in its log "
+        "and starts again, charged to backoffLimit. At least 30; 0 waits for ever.",
+    )
     ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=31_536_000)] | None = Field(
         default=None, description="Delete the finished job after so many seconds. Artifacts stay."
+    )
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="self.stallTimeoutSeconds == 0 || self.stallTimeoutSeconds >= 30",
+            check=lambda self: self.stall_timeout_seconds == 0 or self.stall_timeout_seconds >= 30,
+            message="must be 0 (never) or at least 30: progress is pulled every few seconds and may fail now and then",
+            field="stallTimeoutSeconds",
+        ),
     )
 
 

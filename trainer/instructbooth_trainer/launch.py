@@ -22,11 +22,13 @@ from instructbooth_trainer.runtime import outcome as outcomes
 from instructbooth_trainer.runtime.environment import PodEnvironment
 from instructbooth_trainer.runtime.errors import TransientError
 from instructbooth_trainer.runtime.threads import choose_threads
+from instructbooth_trainer.runtime.watchdog import STACKS
 
 log = logging.getLogger(__name__)
 
 COORDINATOR_TIMEOUT = 300.0
 PEER_GRACE = 20.0
+STACKS_AFTER = 20.0  # seconds from SIGTERM to asking who still runs where it is: well within the pod's grace
 POLL = 0.2
 WORKER = (sys.executable, "-m", "instructbooth_trainer.runtime.worker")
 
@@ -110,7 +112,7 @@ def run_workers(pod: PodEnvironment, env: Mapping[str, str], command: tuple[str,
             children.append(subprocess.Popen(command, env=child_env))
         if terminated:  # between the check above and the last start
             forward(signal.SIGTERM, None)
-        rank, code = _wait(children)
+        rank, code = _wait(children, stopping=lambda: terminated)
         word = _outcome(Path(name) / f"{rank}.json", rank, code)
     if terminated and code == 128 + signal.SIGTERM:  # ours, and it came before that process could listen to it
         word = Outcome("Checkpointed", "asked to stop before training began")
@@ -119,11 +121,23 @@ def run_workers(pod: PodEnvironment, env: Mapping[str, str], command: tuple[str,
     return code
 
 
-def _wait(children: list[subprocess.Popen[bytes]]) -> tuple[int, int]:
-    """(local rank, exit code) that speak for the pod, once all children have ended."""
+def _wait(children: list[subprocess.Popen[bytes]], stopping: Callable[[], bool] = lambda: False) -> tuple[int, int]:
+    """(local rank, exit code) that speak for the pod, once all children have ended.
+
+    A process that was asked to stop and does not leaves its stack in the log before the pod is killed for it.
+    """
     ended: dict[int, int] = {}
     deadline: float | None = None
+    stacks: float | None = None
     while len(ended) < len(children):
+        if stacks is None and stopping():
+            stacks = time.monotonic() + STACKS_AFTER
+        if stacks is not None and time.monotonic() > stacks:
+            for rank, child in enumerate(children):
+                if rank not in ended and child.poll() is None:
+                    log.warning("process %d still runs %.0f s after SIGTERM; its stacks:", rank, STACKS_AFTER)
+                    child.send_signal(STACKS)
+            stacks = float("inf")
         for rank, child in enumerate(children):
             if rank not in ended and (returned := child.poll()) is not None:
                 ended[rank] = returned if returned >= 0 else 128 - returned

@@ -17,12 +17,13 @@ from instructbooth.reconcile.children import child_job, service, snapshot
 from instructbooth.reconcile.names import child_name
 from instructbooth.reconcile.observed import ChildJob, Evidence, Observed, format_time
 from instructbooth.reconcile.pod import TrainerDefaults
-from instructbooth.reconcile.policies import blocked, retry, visible
+from instructbooth.reconcile.policies import blocked, retry, stall, visible
 from instructbooth.reconcile.policies.retry import Cause, Diagnosis
 from instructbooth.spec.job import ResolvedJob
 from instructbooth.spec.status import Failure, StageState, StageStatus
 
 REJECTED_AGAIN_SECONDS = 30.0
+GOING_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -167,8 +168,17 @@ def _watch(scene: Scene, stage: StageStatus, child: ChildJob, evidence: Evidence
         return Step(stage, requeue_after=blocked.look_again_seconds(child, now), blocker=blocker)
     if not blocked.started(child):
         return Step(stage, requeue_after=blocked.look_again_seconds(child, now))
+    silence = scene.observed.silence.get(child.name)
+    left = stall.seconds_left(policy, stage, silence)
+    if silence is not None and left is not None and left <= 0:
+        if evidence is None:
+            return Step(stage, look_at=child.name)
+        if stall.hangs(evidence):
+            return _end(scene, stage, stall.diagnosis(stage, policy, silence))
+        left = GOING_SECONDS  # a pod of it is on its way out: how that ends is seen elsewhere
     progress = scene.observed.progress.get(child.name)
-    return Step(_changed(stage, progress=visible.merged(stage.progress, progress)) if progress else stage, pull=True)
+    stage = _changed(stage, progress=visible.merged(stage.progress, progress)) if progress else stage
+    return Step(stage, requeue_after=left, pull=True)
 
 
 def _succeed(scene: Scene, stage: StageStatus, evidence: Evidence) -> StageStatus:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from instructbooth.contract import PEER_LOST, ExitCode, Outcome, Stage
+from instructbooth.contract import PEER_LOST, STALLED, ExitCode, Outcome, Stage
 from instructbooth.reconcile.observed import ChildFailure, Evidence, Exit, Pod
 from instructbooth.reconcile.outcome import parse_outcome
 from instructbooth.spec.job import RunPolicy
@@ -26,7 +26,8 @@ LOG_LINES = 20
 DISRUPTED = "Disrupted"
 CHECKPOINTED = "Checkpointed"
 CHILD_DELETED = "ChildDeleted"
-_DISRUPTIONS = frozenset({DISRUPTED, CHECKPOINTED, CHILD_DELETED})
+# Ends that have cost their time already: a disruption waited for its node, a stall for its timeout.
+_HAS_WAITED = frozenset({DISRUPTED, CHECKPOINTED, CHILD_DELETED, STALLED})
 
 
 class Cause(StrEnum):
@@ -169,8 +170,8 @@ def refusal(stage: Stage, restarts: Restarts, diagnosis: Diagnosis, policy: RunP
 
 
 def backoff(failure: Failure | None, restarts: Restarts) -> timedelta:
-    """How long to wait after a failure: 5 s, 10 s, ... 300 s. A disruption has waited for its node already."""
-    if failure is None or failure.reason in _DISRUPTIONS or restarts.failures == 0:
+    """How long to wait after a failure: 5 s, 10 s, ... 300 s. Not after what has waited already."""
+    if failure is None or failure.reason in _HAS_WAITED or restarts.failures == 0:
         return timedelta()
     doublings = min(restarts.failures - 1, 10)
     return timedelta(seconds=min(FIRST_BACKOFF_SECONDS * 2**doublings, MAX_BACKOFF_SECONDS))

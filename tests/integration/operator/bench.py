@@ -178,8 +178,8 @@ class Bench:
         return pods
 
     # What the kubelet does.
-    def run(self, child: str, count: int) -> None:
-        for pod in self.wait_pods(child, count):
+    def run(self, child: str, count: int, seconds: float = 60) -> None:
+        for pod in self.wait_pods(child, count, seconds):
             ready = [{"type": "Ready", "status": "True"}, {"type": "ContainersReady", "status": "True"}]
             state = {"running": {"startedAt": _now()}}
             self._pod_status(pod, {"phase": "Running", "conditions": ready, "containerStatuses": [_container(state)]})

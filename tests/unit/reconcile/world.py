@@ -10,7 +10,7 @@ from typing import Any
 
 from instructbooth.contract import API_VERSION, KIND, Label, Outcome, Stage
 from instructbooth.reconcile.actions import Action, Apply, DeleteChild, DeleteSelf, Event, Plan, SetSuspend
-from instructbooth.reconcile.observed import ChildFailure, ChildJob, Evidence, Exit, Observed, Pod, Rejection
+from instructbooth.reconcile.observed import ChildFailure, ChildJob, Evidence, Exit, Observed, Pod, Rejection, Silence
 from instructbooth.reconcile.patch import merge_patch
 from instructbooth.reconcile.plan import plan
 from instructbooth.reconcile.pod import TrainerDefaults
@@ -62,6 +62,7 @@ class World:
     children: dict[str, ChildJob] = field(default_factory=dict)
     evidence: dict[str, Evidence] = field(default_factory=dict)
     progress: dict[str, Progress] = field(default_factory=dict)
+    silence: dict[str, Silence] = field(default_factory=dict)
     rejection: Rejection | None = None
     manifests: dict[str, JsonObject] = field(default_factory=dict)
     launched: list[str] = field(default_factory=list)
@@ -85,6 +86,7 @@ class World:
             now=self.now,
             children=tuple(self.children.values()),
             progress=dict(self.progress),
+            silence=dict(self.silence),
             rejection=self.rejection,
         )
         made = plan(deepcopy(self.job), observed, DEFAULTS)

@@ -30,6 +30,7 @@ class PodEnvironment:
         inputs: attempt that succeeded, by earlier stage.
         node_rank: index of the pod in the gang.
         coordinator: host name of pod 0; None when the gang is one pod.
+        stall_timeout: seconds after which a process that does not move ends itself; 0: never.
         local: whether artifacts go to a local folder (no cluster).
         workdir: scratch folder, made if absent.
     """
@@ -42,6 +43,7 @@ class PodEnvironment:
     coordinator: str | None
     local: bool
     workdir: Path
+    stall_timeout: int = 0
 
     @property
     def nodes(self) -> int:
@@ -87,6 +89,7 @@ def read_environment(env: Mapping[str, str]) -> PodEnvironment:
         coordinator=coordinator,
         local=bool(env.get(Env.STORE)),
         workdir=_workdir(env),
+        stall_timeout=_number(env, Env.STALL_TIMEOUT, job.spec.run_policy.stall_timeout_seconds),
     )
 
 

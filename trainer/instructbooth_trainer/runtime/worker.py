@@ -29,6 +29,7 @@ from instructbooth_trainer.runtime.progress import ProgressReporter, RunLabels
 from instructbooth_trainer.runtime.sources import Sources
 from instructbooth_trainer.runtime.stop import StopFlag
 from instructbooth_trainer.runtime.threads import choose_threads
+from instructbooth_trainer.runtime.watchdog import Watchdog, listen_for_stacks
 
 log = logging.getLogger(__name__)
 
@@ -72,11 +73,30 @@ def make_accelerator(world_size: int, *, gpu: bool) -> Accelerator:
     return accelerator
 
 
-def make_context(pod: PodEnvironment, stop: StopFlag) -> RunContext:
-    """Everything a recipe needs, checked; rank 0's progress is served from here on."""
+def make_watchdog(pod: PodEnvironment) -> Watchdog | None:
+    """A watchdog, unless the job wants none. It ends the process as the contract has it."""
+    if not pod.stall_timeout:
+        return None
+
+    def end(outcome: Outcome) -> None:
+        log.error("%s: %s", outcome.reason, outcome.message)
+        outcomes.write(outcome, os.environ)
+        sys.stdout.flush()
+        os._exit(ExitCode.STALLED)
+
+    return Watchdog(pod.stall_timeout, int(os.environ.get("RANK", "0")), end)
+
+
+def make_context(pod: PodEnvironment, stop: StopFlag, watchdog: Watchdog | None = None) -> RunContext:
+    """Everything a recipe needs, checked; rank 0's progress is served from here on.
+
+    The watchdog watches from then on: until then every wait has a bound of its own.
+    """
     shape = pod.job.spec.stage(pod.stage)
     progress = ProgressReporter(
-        RunLabels(pod.job.namespace, pod.job.name, pod.stage), speak=os.environ.get("RANK", "0") == "0"
+        RunLabels(pod.job.namespace, pod.job.name, pod.stage),
+        speak=os.environ.get("RANK", "0") == "0",
+        on_beat=watchdog.beat if watchdog else lambda where: None,
     )
     if os.environ.get("RANK", "0") == "0" and not pod.local:
         progress.serve(contract.Port.METRICS)
@@ -97,6 +117,8 @@ def make_context(pod: PodEnvironment, stop: StopFlag) -> RunContext:
         accelerator.device,
         torch.get_num_threads(),
     )
+    if watchdog is not None:
+        watchdog.start()
     return RunContext(
         job=pod.job,
         stage=pod.stage,
@@ -120,19 +142,25 @@ def run_worker(pod: PodEnvironment | None = None) -> int:
         pod: what the environment says, where it has been read already.
     """
     setup_logging(f"[{os.environ.get('RANK', '0')}]")
-    stop = StopFlag()
+    listen_for_stacks()  # before SIGTERM is listened to: who survives that signal can be asked for its stacks
+    stop, watchdog = StopFlag(), None
     stop.install()
     try:
         pod = pod or read_environment(os.environ)
         torch.set_num_threads(choose_threads(pod.processes, os.environ))
-        context = make_context(pod, stop)
-        outcome = load_recipe(pod.stage)(context)
+        watchdog = make_watchdog(pod)
+        context = make_context(pod, stop, watchdog)
+        recipe = load_recipe(pod.stage)
+        context.progress.beat()
+        outcome = recipe(context)
         code: int = ExitCode.OK
         context.gang.barrier()
         context.progress.close()
     except BaseException as error:  # the border of the process: everything becomes a code and a word
         code, outcome = classify(error)
         log.error("%s: %s", outcome.reason, outcome.message, exc_info=error if code == 1 else None)
+    if watchdog is not None:
+        watchdog.stop()
     outcomes.write(outcome, os.environ)
     if code == ExitCode.OK:
         if dist.is_initialized():
