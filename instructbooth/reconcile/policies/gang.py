@@ -9,21 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any
 
 from instructbooth.contract import Stage
-from instructbooth.reconcile.actions import Action, Apply, DeleteChild, SetSuspend
+from instructbooth.reconcile.actions import Action, Apply, DeleteChild, ForgetPod, SetSuspend
 from instructbooth.reconcile.children import child_job, service, snapshot
 from instructbooth.reconcile.names import child_name
-from instructbooth.reconcile.observed import ChildJob, Evidence, Observed, format_time
-from instructbooth.reconcile.pod import TrainerDefaults
+from instructbooth.reconcile.observed import ASTRAY_AFTER, ChildFailure, ChildJob, Evidence, Observed, format_time
+from instructbooth.reconcile.pod import GRACE_SECONDS, TrainerDefaults
 from instructbooth.reconcile.policies import blocked, retry, stall, visible
 from instructbooth.reconcile.policies.retry import Cause, Diagnosis
 from instructbooth.spec.job import ResolvedJob
 from instructbooth.spec.status import Failure, StageState, StageStatus
 
 REJECTED_AGAIN_SECONDS = 30.0
-GOING_SECONDS = 30.0
+GOING_SECONDS = 10.0  # between two looks at pods that are on their way out
+UNDECIDED_FOR = timedelta(seconds=120)  # a node is known to be lost within one minute, a pod is killed within another
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,8 @@ def _next(scene: Scene, stage: StageStatus, child: ChildJob | None) -> Step:
     if child.failure is not None:
         if evidence is None:
             return Step(stage, look_at=child.name)
+        if retry.undecided(evidence) and scene.observed.now - child.failure.time < UNDECIDED_FOR:
+            return Step(stage, requeue_after=GOING_SECONDS)
         diagnosis = retry.diagnose(stage.attempt, child.failure, evidence)
         if _stopped_as_asked(scene, child, diagnosis):
             return Step(_changed(stage, state=StageState.RESTARTING), requeue_after=0.0)
@@ -164,6 +168,9 @@ def _watch(scene: Scene, stage: StageStatus, child: ChildJob, evidence: Evidence
     if blocked.overdue(child, now):
         if evidence is None:
             return Step(stage, look_at=child.name)
+        if any(pod.astray(now) for pod in evidence.pods):
+            lost = ChildFailure(retry.NODE_LOST, "a pod does not end", now)
+            return _end(scene, stage, retry.diagnose(stage.attempt, lost, evidence))
         blocker = blocked.blocker(scene.job.spec, stage.name, child, evidence)
         return Step(stage, requeue_after=blocked.look_again_seconds(child, now), blocker=blocker)
     if not blocked.started(child):
@@ -216,12 +223,29 @@ def _restart(scene: Scene, stage: StageStatus, child: ChildJob | None) -> Step:
     if child is None:
         return _launch(scene, stage, stage.attempt + 1)
     if child.deleting:
-        return Step(stage)
+        return _clear_away(scene, stage, child)
     if child.failure is not None:
         wait = child.failure.time + retry.backoff(stage.failure, stage.restarts) - scene.observed.now
         if wait.total_seconds() > 0:
             return Step(stage, requeue_after=wait.total_seconds())
     return Step(stage, (DeleteChild(child.name),))
+
+
+def _clear_away(scene: Scene, stage: StageStatus, child: ChildJob) -> Step:
+    """A child goes when its last pod has. Pods that nobody confirms to be gone are removed: their node is lost.
+
+    What still runs there can only write where nobody looks any more (docs/decisions/0006-fencing.md).
+    """
+    now = scene.observed.now
+    due = (child.deleted or now) + timedelta(seconds=GRACE_SECONDS) + ASTRAY_AFTER
+    known = stage.failure is not None and stage.failure.reason == retry.NODE_LOST
+    if now < due and not known:
+        return Step(stage, requeue_after=(due - now).total_seconds())
+    evidence = scene.observed.evidence.get(child.name)
+    if evidence is None:
+        return Step(stage, look_at=child.name)
+    astray = tuple(ForgetPod(pod.name, pod.uid) for pod in evidence.pods if pod.astray(now))
+    return Step(stage, astray, requeue_after=GOING_SECONDS)
 
 
 def _changed(stage: StageStatus, **fields: Any) -> StageStatus:

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from instructbooth.contract import PEER_LOST, STALLED, ExitCode, Outcome, Stage
-from instructbooth.reconcile.observed import ChildFailure, Evidence, Exit, Pod
+from instructbooth.reconcile.observed import ChildFailure, Evidence, Exit, Pod, format_time
 from instructbooth.reconcile.outcome import parse_outcome
 from instructbooth.spec.job import RunPolicy
 from instructbooth.spec.status import Failure, Restarts
@@ -26,8 +26,9 @@ LOG_LINES = 20
 DISRUPTED = "Disrupted"
 CHECKPOINTED = "Checkpointed"
 CHILD_DELETED = "ChildDeleted"
+NODE_LOST = "NodeLost"
 # Ends that have cost their time already: a disruption waited for its node, a stall for its timeout.
-_HAS_WAITED = frozenset({DISRUPTED, CHECKPOINTED, CHILD_DELETED, STALLED})
+_HAS_WAITED = frozenset({DISRUPTED, CHECKPOINTED, CHILD_DELETED, NODE_LOST, STALLED})
 
 
 class Cause(StrEnum):
@@ -62,14 +63,29 @@ def diagnose(attempt: int, failure: ChildFailure, evidence: Evidence) -> Diagnos
     ends = [end for pod in evidence.pods for end in _ends(pod, failure.time)]
     if not ends:
         return _from_job(attempt, failure)
-    # A mistake that one rank recognized is the cause, even if another fell over its consequences first.
+    # A mistake that one rank recognized is the cause, even if another fell over its consequences first. And who lost
+    # a peer on a node that is lost may have noticed before the node controller did.
     mistakes = [end for end in ends if end.cause is Cause.USER_ERROR]
+    if any(end.pod.unreachable for end in ends):
+        ends = [end for end in ends if end.pod.exit is None or not _is_victim(end.pod.exit)]
     first = min(mistakes or ends, key=lambda end: (end.time, end.order, end.rank))
     return Diagnosis(first.cause, _failure(attempt, first))
 
 
+def undecided(evidence: Evidence) -> bool:
+    """Whether all who ended say that somebody else did, and somebody has not ended.
+
+    A peer's node may be lost: survivors can notice at once, the node controller needs most of a minute.
+    """
+    ended = [pod for pod in evidence.pods if pod.exit is not None and pod.exit.code != ExitCode.OK]
+    silent = [pod for pod in evidence.pods if not pod.ended and pod.unreachable is None and pod.disrupted is None]
+    return bool(silent) and bool(ended) and all(_is_victim(pod.exit) for pod in ended if pod.exit)
+
+
 def _ends(pod: Pod, fallback: datetime) -> Iterable[_End]:
     rank = pod.rank if pod.rank is not None else 1 << 30
+    if pod.unreachable is not None:
+        yield _End(pod.unreachable, 0, rank, Cause.DISRUPTION, pod)
     if pod.disrupted is not None:
         yield _End(pod.disrupted, 0, rank, Cause.DISRUPTION, pod)
     if pod.exit is not None and pod.exit.code != ExitCode.OK:
@@ -101,6 +117,9 @@ def _failure(attempt: int, end: _End) -> Failure:
 def _words(end: _End) -> tuple[str, str]:
     pod = end.pod
     outcome = parse_outcome(pod.exit.message) if pod.exit else None
+    if end.cause is Cause.DISRUPTION and pod.unreachable is not None:
+        node = f"the node {pod.node}" if pod.node else "the node"
+        return NODE_LOST, f"{node} of rank {pod.rank} answers nobody since {format_time(pod.unreachable)}"
     if end.cause is Cause.DISRUPTION:
         reason = CHECKPOINTED if pod.exit and pod.exit.code == ExitCode.CHECKPOINTED else DISRUPTED
         said = [

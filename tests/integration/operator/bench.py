@@ -201,6 +201,26 @@ class Bench:
             state = {"waiting": {"reason": reason, "message": message}}
             self._pod_status(pod, {"phase": "Pending", "containerStatuses": [_container(state)]})
 
+    def bind(self, child: str, count: int) -> None:
+        """What the scheduler does: each pod to a node of its own, from which on it is deleted with grace."""
+        for number, pod in enumerate(self.wait_pods(child, count)):
+            body = {"metadata": {"name": pod["metadata"]["name"]}, "target": {"kind": "Node", "name": f"node-{number}"}}
+            self.plane.request("POST", f"{self._core}/pods/{pod['metadata']['name']}/binding", body)
+
+    def lose_node(self, child: str, rank: int) -> None:
+        """What the node controller does about a node that says no more: its pods are not ready, then to be deleted."""
+        name = self.pods(child)[rank]["metadata"]["name"]
+        mark = {"type": "Ready", "status": "False", "lastTransitionTime": _now()}
+        conditions = [mark, {"type": "ContainersReady", "status": "True"}]
+        path = f"{self._core}/pods/{name}"
+        self.plane.request("PATCH", f"{path}/status", {"status": {"conditions": conditions}}, MERGE)
+        self.plane.request("DELETE", path, {"gracePeriodSeconds": 1})
+
+    def unschedulable(self, child: str, rank: int, message: str) -> None:
+        """What the scheduler says of a pod that fits nowhere."""
+        said = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}
+        self._pod_status(self.pods(child)[rank], {"phase": "Pending", "conditions": [said]})
+
     def evict(self, child: str) -> None:
         """What the eviction API and the kubelet make of a pod, without its deletion."""
         pod = self.pods(child)[0]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from instructbooth.contract import STALLED, Stage
+from instructbooth.contract import PEER_LOST, STALLED, ExitCode, Outcome, Stage
 from instructbooth.spec.status import Progress, StageState
 from tests.integration.operator.bench import Bench, Operator, Rank0
+from tests.integration.operator.test_operator_process import reach_reinforce
 
 pytestmark = pytest.mark.cluster
 P1, P2 = "mascot-personalize-1", "mascot-personalize-2"
+R1, R2 = "mascot-reinforce-1", "mascot-reinforce-2"
 
 
 def test_a_gang_whose_heartbeat_stands_still_starts_again_until_its_budget_is_spent(
@@ -33,3 +35,17 @@ def test_a_gang_whose_heartbeat_stands_still_starts_again_until_its_budget_is_sp
     stage = bench.status().stages[0]
     assert (stage.name, stage.state, stage.restarts.failures) == (Stage.PERSONALIZE, StageState.FAILED, 2)
     assert operator.metric('instructbooth_stage_restarts_total{cause="failures",stage="personalize"}') == 2
+
+
+def test_pods_of_a_lost_node_are_removed_and_the_gang_starts_elsewhere(bench: Bench, operator: Operator) -> None:
+    reach_reinforce(bench, before=lambda: bench.bind(R1, 2))
+    bench.lose_node(R1, rank=1)
+    bench.end(R1, ExitCode.TRANSIENT, Outcome(PEER_LOST, "gloo: connection closed"), rank=0, count=1)
+    bench.wait_pods(R2, 2, seconds=120)
+    assert bench.pods(R1) == []  # no kubelet ever said so
+    assert R1 not in bench.children()
+    stage = bench.status().stages[1]
+    assert (stage.attempt, stage.restarts.disruptions, stage.restarts.failures) == (2, 1, 0)
+    assert stage.failure is not None
+    assert (stage.failure.rank, stage.failure.reason) == (1, "NodeLost")
+    assert "the node node-1 of rank 1 answers nobody since" in stage.failure.message

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 
 import pytest
 
@@ -24,9 +25,11 @@ def succeed(bench: Bench, stage: Stage, attempt: int = 1) -> None:
     bench.end(child, 0, success(stage), count=count)
 
 
-def reach_reinforce(bench: Bench) -> None:
-    bench.submit()
+def reach_reinforce(bench: Bench, before: Callable[[], None] = lambda: None, **spec: object) -> None:
+    """Let reinforcement run; `before` its pods do, something else may happen to them."""
+    bench.submit(**spec)
     succeed(bench, Stage.PERSONALIZE)
+    before()
     bench.run(R1, 2)
 
 

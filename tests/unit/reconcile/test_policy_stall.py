@@ -118,7 +118,7 @@ def test_a_pod_that_is_on_its_way_out_does_not_hang() -> None:
     world.evidence[P1] = Evidence((Pod("p0", 0, "Running", deletion_asked=START),))
     world.settle()
     assert world.stage(Stage.PERSONALIZE).restarts == Restarts()
-    assert world.plan().requeue_after == 30
+    assert world.plan().requeue_after == 10
 
 
 def test_a_rank_that_ended_itself_is_charged_to_failures_and_starts_again_at_once() -> None:

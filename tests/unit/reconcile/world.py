@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from instructbooth.contract import API_VERSION, KIND, Label, Outcome, Stage
-from instructbooth.reconcile.actions import Action, Apply, DeleteChild, DeleteSelf, Event, Plan, SetSuspend
+from instructbooth.reconcile.actions import Action, Apply, DeleteChild, DeleteSelf, Event, ForgetPod, Plan, SetSuspend
 from instructbooth.reconcile.observed import ChildFailure, ChildJob, Evidence, Exit, Observed, Pod, Rejection, Silence
 from instructbooth.reconcile.patch import merge_patch
 from instructbooth.reconcile.plan import plan
@@ -111,6 +111,8 @@ class World:
         for _ in range(limit):
             made = self.reconcile()
             self.collect()
+            if self.gone:
+                return
             if not made.actions and made.requeue_after != 0.0 and not self.changes(self.plan()):
                 return
         raise AssertionError("the plan does not come to rest")
@@ -136,7 +138,12 @@ class World:
                     self.change(name, suspended=suspend, ready=0)
             case DeleteChild(name):
                 if name in self.children:
-                    self.change(name, deleting=True)
+                    self.change(name, deleting=True, deleted=self.now)
+            case ForgetPod(name, _):
+                self.evidence = {
+                    child: Evidence(tuple(pod for pod in found.pods if pod.name != name), found.warnings)
+                    for child, found in self.evidence.items()
+                }
             case DeleteSelf():
                 self.gone = True
 
@@ -161,6 +168,8 @@ class World:
     def collect(self) -> None:
         """The garbage collector and the Job controller finish deletions."""
         for name in [name for name, child in self.children.items() if child.deleting]:
+            if any(pod.deletion_due or pod.unreachable for pod in self.evidence.get(name, Evidence()).pods):
+                continue  # a pod whose kubelet never says that it is gone
             del self.children[name]
             self.evidence.pop(name, None)
 
