@@ -61,6 +61,7 @@ class Env:
     SECRET_KEY = "INSTRUCTBOOTH_S3_SECRET_KEY"
     HUB_TOKEN = "HF_TOKEN"  # the Hugging Face hub's own name for it
     STORE = "INSTRUCTBOOTH_STORE"  # a local folder instead of S3: `instructbooth run` and tests
+    LOG_TAIL = "INSTRUCTBOOTH_LOG_TAIL"  # where a process of a pod keeps its last lines for the launcher, which sets it
     TERMINATION_LOG = "INSTRUCTBOOTH_TERMINATION_LOG"  # where the Outcome is written; the kubelet's path by default
 
 
@@ -103,6 +104,7 @@ STALLED = "Stalled"  # Outcome.reason, and that of the operator's own watchdog
 REWARD_METRIC = "reward_mean"  # in Progress.metrics: mean reward of the epoch, the REWARD column while reinforce runs
 
 TERMINATION_MESSAGE_LIMIT = 4096  # bytes; the kubelet cuts the rest
+LOG_LINES = 20  # of a log that failed, in the status
 
 
 @dataclass(frozen=True)
@@ -115,9 +117,11 @@ class Outcome:
         artifact: address of what the stage made, when it succeeded.
         metrics: final numbers. The evaluation's are keyed `<model>/<metric>`, model being base, personalized or
             reinforced.
+        log: the last lines of the log of a process that failed, as many as fit.
     """
 
     reason: str
     message: str = ""
     artifact: str | None = None
     metrics: dict[str, float] = field(default_factory=dict)
+    log: list[str] = field(default_factory=list)

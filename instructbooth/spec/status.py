@@ -73,6 +73,7 @@ class Failure(ApiModel):
     exit_code: int | None = Field(default=None, description="Its exit code.")
     reason: str = Field(description="Why, in one CamelCase word.")
     message: str = Field(default="", description="Why, for a person, with the way out.")
+    log: list[str] = Field(default=[], description="The last lines of that rank's log, at most 20.")
 
 
 class StageStatus(ApiModel):

@@ -21,6 +21,7 @@ from instructbooth.contract import Env, ExitCode, Outcome, Port
 from instructbooth_trainer.runtime import outcome as outcomes
 from instructbooth_trainer.runtime.environment import PodEnvironment
 from instructbooth_trainer.runtime.errors import TransientError
+from instructbooth_trainer.runtime.tail import read_tail
 from instructbooth_trainer.runtime.threads import choose_threads
 from instructbooth_trainer.runtime.watchdog import STACKS
 
@@ -79,6 +80,7 @@ def worker_environments(pod: PodEnvironment, env: Mapping[str, str], logs: Path)
             "TMPDIR": str(pod.workdir),  # a process's own scratch goes with the pod's
             "OMP_NUM_THREADS": str(choose_threads(pod.processes, env)),
             Env.TERMINATION_LOG: str(logs / f"{local}.json"),
+            Env.LOG_TAIL: str(logs / f"{local}.log"),
         }
         for local in range(pod.processes)
     ]
@@ -172,8 +174,10 @@ def _outcome(path: Path, rank: int, code: int) -> Outcome:
     try:
         return outcomes.parse(path.read_bytes())
     except (OSError, ValueError, TypeError):
+        tail = read_tail(path.with_suffix(".log"))
         if code > 128:
             name = signal.Signals(code - 128).name
             hint = "; probably out of memory: raise resources.limits.memory" if name == "SIGKILL" else ""
-            return Outcome("Killed", f"process {rank} of the pod was ended by {name}{hint}")
-        return Outcome("InternalError", f"process {rank} of the pod ended with exit code {code} and left no word")
+            return Outcome("Killed", f"process {rank} of the pod was ended by {name}{hint}", log=tail)
+        left = f"process {rank} of the pod ended with exit code {code} and left no word"
+        return Outcome("InternalError", left, log=tail)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from instructbooth.contract import PEER_LOST, STALLED, ExitCode, Outcome, Stage
+from instructbooth.contract import LOG_LINES, PEER_LOST, STALLED, ExitCode, Outcome, Stage
 from instructbooth.reconcile.observed import ChildFailure, Evidence, Exit, Pod, format_time
 from instructbooth.reconcile.outcome import parse_outcome
 from instructbooth.spec.job import RunPolicy
@@ -21,7 +21,6 @@ from instructbooth.spec.status import Failure, Restarts
 
 FIRST_BACKOFF_SECONDS = 5
 MAX_BACKOFF_SECONDS = 300
-LOG_LINES = 20
 
 DISRUPTED = "Disrupted"
 CHECKPOINTED = "Checkpointed"
@@ -111,7 +110,15 @@ def _cause_of(code: int) -> Cause:
 def _failure(attempt: int, end: _End) -> Failure:
     pod, code = end.pod, end.pod.exit.code if end.pod.exit else None
     reason, message = _words(end)
-    return Failure(attempt=attempt, rank=pod.rank, exit_code=code, reason=reason, message=message)
+    return Failure(attempt=attempt, rank=pod.rank, exit_code=code, reason=reason, message=message, log=_log(pod.exit))
+
+
+def _log(end: Exit | None) -> list[str]:
+    """The last lines of a container's log: its own, or those that the kubelet found where it left no word."""
+    if end is None:
+        return []
+    outcome = parse_outcome(end.message)
+    return (outcome.log if outcome else end.message.splitlines())[-LOG_LINES:]
 
 
 def _words(end: _End) -> tuple[str, str]:
@@ -133,11 +140,10 @@ def _words(end: _End) -> tuple[str, str]:
         return outcome.reason, outcome.message
     if pod.exit.reason == "OOMKilled":
         return "OutOfMemory", f"rank {pod.rank} was killed for memory; raise resources.limits.memory of the stage"
-    tail = "\n".join(pod.exit.message.splitlines()[-LOG_LINES:])
     how = f"rank {pod.rank} ended with exit code {pod.exit.code}"
     if pod.exit.code > 128:
         how += f" (signal {pod.exit.code - 128})"
-    return pod.exit.reason if pod.exit.reason not in ("", "Error") else "TrainerFailed", f"{how}\n{tail}".rstrip()
+    return pod.exit.reason if pod.exit.reason not in ("", "Error") else "TrainerFailed", how
 
 
 def _from_job(attempt: int, failure: ChildFailure) -> Diagnosis:

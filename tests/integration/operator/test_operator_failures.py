@@ -49,3 +49,22 @@ def test_pods_of_a_lost_node_are_removed_and_the_gang_starts_elsewhere(bench: Be
     assert stage.failure is not None
     assert (stage.failure.rank, stage.failure.reason) == (1, "NodeLost")
     assert "the node node-1 of rank 1 answers nobody since" in stage.failure.message
+
+
+def test_an_image_that_cannot_be_pulled_is_told_within_half_a_minute(bench: Bench, operator: Operator) -> None:
+    bench.submit()
+    bench.wait_pods(P1, 1)
+    bench.wait_for_pod(P1, "ImagePullBackOff", 'Back-off pulling image "registry/none:1"')
+    blocked = bench.wait_true("Blocked", seconds=30)
+    assert blocked.reason == "ImagePullFailed"
+    assert 'ImagePullBackOff: Back-off pulling image "registry/none:1"' in blocked.message
+    assert "podTemplate.image" in blocked.message
+
+
+def test_a_gang_that_fits_nowhere_says_so_in_the_scheduler_s_words(bench: Bench, operator: Operator) -> None:
+    bench.submit()
+    bench.wait_pods(P1, 1)
+    bench.unschedulable(P1, 0, "0/3 nodes are available: 3 Insufficient nvidia.com/gpu.")
+    blocked = bench.wait_true("Blocked", seconds=30)
+    assert blocked.reason == "Unschedulable"
+    assert "0/3 nodes are available: 3 Insufficient nvidia.com/gpu." in blocked.message

@@ -107,7 +107,7 @@ def test_a_rank_that_dies_restarts_the_gang_once(bench: Bench, operator: Operato
     assert (stage.attempt, stage.restarts.failures, stage.restarts.disruptions) == (2, 1, 0)
     assert stage.failure is not None
     assert (stage.failure.rank, stage.failure.exit_code) == (1, 137)
-    assert "the last line of the log" in stage.failure.message
+    assert stage.failure.log == ["the last line of the log"]
     bench.end(R2, 0, success(Stage.REINFORCE), count=2)
     succeed(bench, Stage.EVALUATE)
     bench.wait_true("Succeeded")

@@ -91,6 +91,9 @@ def recipe(run: RunContext) -> Outcome:
     for step in range(first + 1, (10_000 if MODE == "wait" else STEPS) + 1):
         if MODE == "kill" and [me, step] == [int(a) for a in ARGUMENTS]:
             os.kill(os.getpid(), signal.SIGKILL)
+        if MODE == "zombie" and [me, step] == [int(a) for a in ARGUMENTS]:
+            os.kill(os.getpid(), signal.SIGSTOP)  # its node is cut off; when it comes back it goes on, and does harm
+            state.weight.data += 1000.0
         if MODE == "hang" and [me, step] == [int(a) for a in ARGUMENTS]:
             sleep_like_a_lost_mount()
         if MODE == "hold" and [me, step] == [int(a) for a in ARGUMENTS]:

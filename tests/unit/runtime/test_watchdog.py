@@ -35,6 +35,7 @@ def test_the_rank_that_hangs_is_named_and_every_rank_leaves_its_stack(make_gang:
     assert "after 2 of 6 steps" in word.message
     assert "sleep_like_a_lost_mount" in word.message
     assert "stub_recipe.py:" in word.message
+    assert "Stalled: rank 1" in word.log[-1]
 
     # And the gang goes on from its last checkpoint.
     assert gang.run("count", nodes=2, attempt=2) == [0, 0]

@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from instructbooth_trainer.runtime.gang import Gang
 from instructbooth_trainer.runtime.progress import ProgressReporter, RunLabels
 from instructbooth_trainer.runtime.sources import Sources
 from instructbooth_trainer.runtime.stop import StopFlag
+from instructbooth_trainer.runtime.tail import LogTail
 from instructbooth_trainer.runtime.threads import choose_threads
 from instructbooth_trainer.runtime.watchdog import Watchdog, listen_for_stacks
 
@@ -36,8 +38,8 @@ log = logging.getLogger(__name__)
 COLLECTIVE_TIMEOUT = timedelta(seconds=300)
 
 
-def setup_logging(rank: str) -> None:
-    """Everything to stdout, one line each, with the rank."""
+def setup_logging(rank: str) -> LogTail:
+    """Everything to stdout, one line each, with the rank; returns what remembers the last ones."""
     logging.basicConfig(
         level=logging.INFO,
         stream=sys.stdout,
@@ -46,6 +48,10 @@ def setup_logging(rank: str) -> None:
         force=True,
     )
     logging.getLogger("httpx").setLevel(logging.WARNING)
+    root, tail = logging.getLogger(), LogTail(os.environ)
+    tail.setFormatter(root.handlers[0].formatter)
+    root.addHandler(tail)
+    return tail
 
 
 def load_recipe(stage: Stage) -> Callable[[RunContext], Outcome]:
@@ -73,14 +79,14 @@ def make_accelerator(world_size: int, *, gpu: bool) -> Accelerator:
     return accelerator
 
 
-def make_watchdog(pod: PodEnvironment) -> Watchdog | None:
+def make_watchdog(pod: PodEnvironment, tail: LogTail) -> Watchdog | None:
     """A watchdog, unless the job wants none. It ends the process as the contract has it."""
     if not pod.stall_timeout:
         return None
 
     def end(outcome: Outcome) -> None:
         log.error("%s: %s", outcome.reason, outcome.message)
-        outcomes.write(outcome, os.environ)
+        outcomes.write(replace(outcome, log=tail.lines), os.environ)
         sys.stdout.flush()
         os._exit(ExitCode.STALLED)
 
@@ -141,14 +147,14 @@ def run_worker(pod: PodEnvironment | None = None) -> int:
     Args:
         pod: what the environment says, where it has been read already.
     """
-    setup_logging(f"[{os.environ.get('RANK', '0')}]")
+    tail = setup_logging(f"[{os.environ.get('RANK', '0')}]")
     listen_for_stacks()  # before SIGTERM is listened to: who survives that signal can be asked for its stacks
     stop, watchdog = StopFlag(), None
     stop.install()
     try:
         pod = pod or read_environment(os.environ)
         torch.set_num_threads(choose_threads(pod.processes, os.environ))
-        watchdog = make_watchdog(pod)
+        watchdog = make_watchdog(pod, tail)
         context = make_context(pod, stop, watchdog)
         recipe = load_recipe(pod.stage)
         context.progress.beat()
@@ -159,6 +165,7 @@ def run_worker(pod: PodEnvironment | None = None) -> int:
     except BaseException as error:  # the border of the process: everything becomes a code and a word
         code, outcome = classify(error)
         log.error("%s: %s", outcome.reason, outcome.message, exc_info=error if code == 1 else None)
+        outcome = replace(outcome, log=tail.lines)
     if watchdog is not None:
         watchdog.stop()
     outcomes.write(outcome, os.environ)
