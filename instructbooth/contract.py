@@ -54,6 +54,7 @@ class Env:
     STAGE = "INSTRUCTBOOTH_STAGE"
     ATTEMPT = "INSTRUCTBOOTH_ATTEMPT"  # 1, 2, ...
     INPUTS = "INSTRUCTBOOTH_INPUTS"  # JSON {stage: attempt that succeeded} of the earlier stages
+    NODES = "INSTRUCTBOOTH_NODES"  # pods of this attempt: the stage's nodes, or fewer down to its minNodes
     COORDINATOR = "INSTRUCTBOOTH_COORDINATOR"  # host name of pod 0
     STALL_TIMEOUT = "INSTRUCTBOOTH_STALL_TIMEOUT"  # runPolicy.stallTimeoutSeconds when the attempt began; 0: never
     NODE_RANK = "JOB_COMPLETION_INDEX"

@@ -148,7 +148,7 @@ def _convert(node: Schema, defs: dict[str, Schema], models: dict[str, type[ApiMo
     if "items" in node:
         out["items"] = _convert(node["items"], defs, models)
     owner = models.get(node.get("title", "")) if "properties" in node else None
-    for rule in owner.rules if owner else ():
+    for rule in owner.all_rules() if owner else ():
         _add_rule(out, rule=rule.cel, message=rule.message, **({"fieldPath": "." + rule.field} if rule.field else {}))
     return out
 

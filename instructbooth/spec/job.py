@@ -95,6 +95,11 @@ class RunPolicy(ApiModel):
     disruption_limit: Annotated[int, Field(ge=0, le=1000)] = Field(
         default=20, description="Gang restarts after evictions, preemptions and node losses, per stage."
     )
+    shrink_after_seconds: Seconds = Field(
+        default=300,
+        description="Seconds that a gang waits for room before it is started with fewer nodes, where its stage has "
+        "minNodes.",
+    )
     stall_timeout_seconds: Annotated[int, Field(ge=0, le=31_536_000)] = Field(
         default=1800,
         description="A gang that has not moved for so many seconds hangs: it leaves the stack of every rank in its log "

@@ -65,7 +65,6 @@ def wait_for_coordinator(
 
 def worker_environments(pod: PodEnvironment, env: Mapping[str, str], logs: Path) -> list[dict[str, str]]:
     """The environment of each process of this pod, as torch.distributed and accelerate read it."""
-    world_size = pod.nodes * pod.processes
     # Pod 0 listens on all addresses; its own name may not resolve yet.
     address = "localhost" if pod.node_rank == 0 else str(pod.coordinator)
     return [
@@ -73,7 +72,7 @@ def worker_environments(pod: PodEnvironment, env: Mapping[str, str], logs: Path)
             **env,
             "RANK": str(pod.node_rank * pod.processes + local),
             "LOCAL_RANK": str(local),
-            "WORLD_SIZE": str(world_size),
+            "WORLD_SIZE": str(pod.world_size),
             "LOCAL_WORLD_SIZE": str(pod.processes),
             "MASTER_ADDR": address,
             "MASTER_PORT": env.get("MASTER_PORT") or str(int(Port.COORDINATOR)),

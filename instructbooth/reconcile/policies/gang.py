@@ -18,7 +18,7 @@ from instructbooth.reconcile.children import child_job, service, snapshot
 from instructbooth.reconcile.names import child_name
 from instructbooth.reconcile.observed import ASTRAY_AFTER, ChildFailure, ChildJob, Evidence, Observed, format_time
 from instructbooth.reconcile.pod import GRACE_SECONDS, TrainerDefaults
-from instructbooth.reconcile.policies import blocked, retry, stall, visible
+from instructbooth.reconcile.policies import blocked, elastic, retry, stall, visible
 from instructbooth.reconcile.policies.retry import Cause, Diagnosis
 from instructbooth.spec.job import ResolvedJob
 from instructbooth.spec.status import Failure, StageState, StageStatus
@@ -97,7 +97,7 @@ def _next(scene: Scene, stage: StageStatus, child: ChildJob | None) -> Step:
             return Step(stage, requeue_after=GOING_SECONDS)
         diagnosis = retry.diagnose(stage.attempt, child.failure, evidence)
         if _stopped_as_asked(scene, child, diagnosis):
-            return Step(_changed(stage, state=StageState.RESTARTING), requeue_after=0.0)
+            return Step(_restarting(stage), requeue_after=0.0)
         return _end(scene, stage, diagnosis)
     if child.deleting:
         return _end(scene, stage, retry.child_deleted(stage.attempt, child.name))
@@ -120,6 +120,7 @@ def _adopt(stage: StageStatus, child: ChildJob) -> StageStatus:
         stage,
         state=StageState.RUNNING,
         attempt=child.attempt,
+        nodes=child.parallelism,
         job_name=child.name,
         start_time=stage.start_time or format_time(child.created),
         progress=None,
@@ -136,11 +137,14 @@ def _launch(scene: Scene, stage: StageStatus, attempt: int) -> Step:
         message = f"{words.message}; correct spec.podTemplate or the stage's resources in a new job"
         failure = Failure(attempt=attempt, reason=words.reason, message=message)
         return _give_up(scene, stage, failure, (words.reason, message))
-    child = child_job(scene.job, stage.name, attempt, scene.inputs, scene.defaults)
+    # A number of nodes in the status of a stage that does not run is what the last attempt found room for.
+    nodes = stage.nodes or scene.job.spec.stage(stage.name).nodes
+    child = child_job(scene.job, stage.name, attempt, scene.inputs, scene.defaults, nodes)
     started = _changed(
         stage,
         state=StageState.RUNNING,
         attempt=attempt,
+        nodes=nodes,
         job_name=child_name(scene.job.name, stage.name, attempt),
         start_time=stage.start_time or format_time(scene.observed.now),
         progress=None,
@@ -156,7 +160,7 @@ def _watch(scene: Scene, stage: StageStatus, child: ChildJob, evidence: Evidence
     if policy.queue_name is not None:
         if policy.suspend:
             # Kueue owns the child's suspend field and would set it back: let the gang go, and start anew on resume.
-            return Step(_changed(stage, state=StageState.RESTARTING), requeue_after=0.0)
+            return Step(_restarting(stage), requeue_after=0.0)
         if child.suspended:
             return Step(stage, queued=True)
     if policy.suspend:
@@ -172,7 +176,14 @@ def _watch(scene: Scene, stage: StageStatus, child: ChildJob, evidence: Evidence
             lost = ChildFailure(retry.NODE_LOST, "a pod does not end", now)
             return _end(scene, stage, retry.diagnose(stage.attempt, lost, evidence))
         blocker = blocked.blocker(scene.job.spec, stage.name, child, evidence)
-        return Step(stage, requeue_after=blocked.look_again_seconds(child, now), blocker=blocker)
+        again = blocked.look_again_seconds(child, now)
+        left = elastic.seconds_left(scene.job.spec, stage, child, evidence, now)
+        if left is not None and left <= 0:
+            nodes = elastic.smaller(scene.job.spec.stage(stage.name), child, evidence)
+            failure = elastic.failure(stage, nodes, evidence, policy)
+            shrunk = _restarting(stage, failure=failure, nodes=nodes)
+            return Step(shrunk, requeue_after=0.0)
+        return Step(stage, requeue_after=again if left is None else min(left, again), blocker=blocker)
     if not blocked.started(child):
         return Step(stage, requeue_after=blocked.look_again_seconds(child, now))
     silence = scene.observed.silence.get(child.name)
@@ -209,8 +220,7 @@ def _end(scene: Scene, stage: StageStatus, diagnosis: Diagnosis) -> Step:
     if refusal is not None:
         return _give_up(scene, stage, diagnosis.failure, refusal)
     assert diagnosis.cause is not Cause.USER_ERROR
-    restarting = _changed(stage, state=StageState.RESTARTING, restarts=restarts, failure=diagnosis.failure)
-    return Step(restarting, requeue_after=0.0)
+    return Step(_restarting(stage, restarts=restarts, failure=diagnosis.failure), requeue_after=0.0)
 
 
 def _give_up(scene: Scene, stage: StageStatus, failure: Failure, refusal: tuple[str, str]) -> Step:
@@ -246,6 +256,11 @@ def _clear_away(scene: Scene, stage: StageStatus, child: ChildJob) -> Step:
         return Step(stage, look_at=child.name)
     astray = tuple(ForgetPod(pod.name, pod.uid) for pod in evidence.pods if pod.astray(now))
     return Step(stage, astray, requeue_after=GOING_SECONDS)
+
+
+def _restarting(stage: StageStatus, **fields: Any) -> StageStatus:
+    """On the way to the next attempt, which tries all nodes again unless it is told otherwise."""
+    return _changed(stage, **{"state": StageState.RESTARTING, "nodes": None, **fields})
 
 
 def _changed(stage: StageStatus, **fields: Any) -> StageStatus:

@@ -73,7 +73,7 @@ def make_accelerator(world_size: int, *, gpu: bool) -> Accelerator:
     if accelerator.num_processes != world_size:
         raise UserError(
             "WorldSizeMismatch",
-            f"the spec asks for {world_size} processes (nodes x max(1, gpusPerNode)), this gang has "
+            f"this attempt is to have {world_size} processes (its nodes x max(1, gpusPerNode)), this gang has "
             f"{accelerator.num_processes}",
         )
     return accelerator
@@ -106,7 +106,7 @@ def make_context(pod: PodEnvironment, stop: StopFlag, watchdog: Watchdog | None 
     )
     if os.environ.get("RANK", "0") == "0" and not pod.local:
         progress.serve(contract.Port.METRICS)
-    accelerator = make_accelerator(shape.world_size, gpu=shape.gpus_per_node > 0)
+    accelerator = make_accelerator(pod.world_size, gpu=shape.gpus_per_node > 0)
     gang = Gang(accelerator.process_index, accelerator.local_process_index, accelerator.num_processes)
     torch.use_deterministic_algorithms(shape.gpus_per_node == 0)
     store = open_store(pod.job.spec.artifacts, os.environ)
