@@ -82,6 +82,9 @@ Seconds = Annotated[int, Field(ge=1, le=31_536_000)]
 class RunPolicy(ApiModel):
     """How the job is run, restarted and cleaned up. The one part of the spec that may change after creation."""
 
+    # The exception: a stage's Job is born into its queue, and who changed it would wait for a queue that knows it not.
+    frozen: ClassVar[frozenset[str]] = frozenset({"queue_name"})
+
     suspend: bool = Field(default=False, description="Stop the pods at a checkpoint; go on from it when false again.")
     queue_name: ObjectName | None = Field(default=None, description="Kueue LocalQueue that admits the stages' Jobs.")
     priority_class_name: ObjectName | None = Field(default=None, description="PriorityClass of the pods.")

@@ -40,8 +40,8 @@ class StageBase(ApiModel):
     nodes: Annotated[int, Field(ge=1, le=256)] = Field(default=1, description="Pods of the gang.")
     min_nodes: Annotated[int, Field(ge=1, le=256)] | None = Field(
         default=None,
-        description="Where there is no room for all nodes, an attempt may have fewer, down to this number. A step learns "
-        "the same and takes longer. All nodes or none when left out.",
+        description="Where there is no room for all nodes, an attempt may have fewer, down to this number. A step then "
+        "learns the same and takes longer. All nodes or none when left out.",
     )
     gpus_per_node: Annotated[int, Field(ge=0, le=16)] = Field(
         default=0, description="GPUs, and so processes, in each pod. 0 trains on the CPU, one process a pod, over gloo."

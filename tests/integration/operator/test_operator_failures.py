@@ -7,7 +7,9 @@ import pytest
 from instructbooth.contract import PEER_LOST, STALLED, ExitCode, Outcome, Stage
 from instructbooth.spec.status import Progress, StageState
 from tests.integration.operator.bench import Bench, Operator, Rank0
-from tests.integration.operator.test_operator_process import reach_reinforce
+from tests.integration.operator.plane import Refused
+from tests.integration.operator.test_operator_process import reach_reinforce, succeed
+from tests.unit.reconcile.world import success
 
 pytestmark = pytest.mark.cluster
 P1, P2 = "mascot-personalize-1", "mascot-personalize-2"
@@ -68,3 +70,28 @@ def test_a_gang_that_fits_nowhere_says_so_in_the_scheduler_s_words(bench: Bench,
     blocked = bench.wait_true("Blocked", seconds=30)
     assert blocked.reason == "Unschedulable"
     assert "0/3 nodes are available: 3 Insufficient nvidia.com/gpu." in blocked.message
+
+
+def test_a_gang_without_room_comes_back_with_the_nodes_there_are(bench: Bench, operator: Operator) -> None:
+    bench.submit(reinforcement={"minNodes": 1}, runPolicy={"shrinkAfterSeconds": 15})
+    succeed(bench, Stage.PERSONALIZE)
+    bench.wait_pods(R1, 2)
+    bench.unschedulable(R1, 1, "0/1 nodes are available: 1 Insufficient nvidia.com/gpu.")
+    bench.run(R2, 1)
+    stage = bench.status().stages[1]
+    assert (stage.attempt, stage.nodes, stage.restarts.failures, stage.restarts.disruptions) == (2, 1, 0, 0)
+    assert stage.failure is not None
+    assert stage.failure.reason == "NoRoom"
+    assert "1 Insufficient nvidia.com/gpu" in stage.failure.message
+    bench.end(R2, 0, success(Stage.REINFORCE))
+    succeed(bench, Stage.EVALUATE)
+    bench.wait_true("Succeeded")
+
+
+def test_of_the_run_policy_all_but_the_queue_may_change(bench: Bench) -> None:
+    bench.submit(runPolicy={"suspend": True})
+    bench.edit({"spec": {"runPolicy": {"stallTimeoutSeconds": 60, "shrinkAfterSeconds": 60, "backoffLimit": 9}}})
+    with pytest.raises(Refused, match=r"spec\.runPolicy\.queueName.*cannot be changed after creation"):
+        bench.edit({"spec": {"runPolicy": {"queueName": "team"}}})
+    with pytest.raises(Refused, match=r"spec\.reinforcement.*cannot be changed after creation"):
+        bench.edit({"spec": {"reinforcement": {"minNodes": 1}}})
