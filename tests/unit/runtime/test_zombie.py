@@ -24,8 +24,7 @@ def stopped_child(pod: Any) -> int:
     """The pid of the training process of a pod, once it has stopped itself."""
     deadline = time.monotonic() + 600
     while time.monotonic() < deadline and pod.process.poll() is None:
-        children = Path(f"/proc/{pod.process.pid}/task/{pod.process.pid}/children").read_text().split()
-        for child in children:
+        for child in pod.children():
             if Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0] == "T":
                 return int(child)
         time.sleep(0.2)
