@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -120,8 +121,13 @@ class Lab:
         return self.root / BUCKET / "test" / "tiny" / job.uid / stage.value / str(attempt) / "output"
 
     @contextmanager
-    def gang(self, job: ResolvedJob, stage: Stage, world_size: int = 2) -> Iterator[None]:
-        """Meanwhile run a stage as processes that find each other over gloo, as torchrun would start them."""
+    def gang(
+        self, job: ResolvedJob, stage: Stage, world_size: int = 2, attempt: int = 1, die_at: int | None = None
+    ) -> Iterator[None]:
+        """Meanwhile run a stage as processes that find each other over gloo, as torchrun would start them.
+
+        With `die_at` the last rank is killed before the optimizer step of this number, and no rank may succeed.
+        """
         self.runs += 1
         config = self.root / f"job-{self.runs}.json"
         config.write_text(job.model_dump_json(by_alias=True, exclude_none=True))
@@ -133,7 +139,7 @@ class Lab:
             env = os.environ | {
                 Env.CONFIG: str(config),
                 Env.STAGE: stage.value,
-                Env.ATTEMPT: "1",
+                Env.ATTEMPT: str(attempt),
                 Env.INPUTS: json.dumps({k.value: v for k, v in _inputs(stage).items()}),
                 Env.STORE: str(self.root),
                 Env.COORDINATOR: "127.0.0.1",
@@ -145,17 +151,24 @@ class Lab:
                 "MASTER_ADDR": "127.0.0.1",
                 "MASTER_PORT": str(port),
                 "OMP_NUM_THREADS": "1",
+                "DIE_AT_UPDATE": str(die_at),
             }
             log = self.root / f"log-{self.runs}-{rank}.txt"
             logs.append(log)
-            command = [sys.executable, "-m", "instructbooth_trainer.runtime.worker"]
+            dies = die_at is not None and rank == world_size - 1
+            worker = "tests.unit.trainer.dying_worker" if dies else "instructbooth_trainer.runtime.worker"
+            command = [sys.executable, "-m", worker]
             processes.append(
                 subprocess.Popen(command, env=env, stdout=log.open("w"), stderr=subprocess.STDOUT, text=True)
             )
         try:
             yield
             codes = [process.wait(timeout=540) for process in processes]
-            assert codes == [0] * world_size, logs[0].read_text()[-4000:]
+            if die_at is None:
+                assert codes == [0] * world_size, logs[0].read_text()[-4000:]
+            else:
+                assert codes[-1] == -signal.SIGKILL, logs[-1].read_text()[-4000:]
+                assert all(codes), logs[0].read_text()[-4000:]
         finally:
             for process in processes:
                 process.kill()

@@ -57,6 +57,7 @@ class Watchdog:
     def start(self) -> None:
         """Watch from now on."""
         self.beat()
+        self._push_back()
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
     def beat(self, where: str = "") -> None:
@@ -77,7 +78,7 @@ class Watchdog:
     def _until_it_hangs(self) -> None:
         dumped = False
         while not self._ended.wait(min(1.0, self._timeout / 20)):
-            faulthandler.dump_traceback_later(self._timeout + self._grace, exit=True)
+            self._push_back()
             silent = time.monotonic() - self._last
             if silent < self._timeout:
                 if dumped:
@@ -89,6 +90,9 @@ class Watchdog:
             elif silent >= self._timeout + self._grace and not self._waits_for_peers():
                 self._on_stall(Outcome(STALLED, self._words(silent)))
                 return
+
+    def _push_back(self) -> None:
+        faulthandler.dump_traceback_later(self._timeout + self._grace, exit=True)
 
     def _dump(self, silent: float) -> None:
         print(f"[{self._rank}] has not moved for {silent:.0f} s; stacks of all threads:", file=sys.stderr, flush=True)
