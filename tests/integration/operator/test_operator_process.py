@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -25,7 +26,7 @@ def succeed(bench: Bench, stage: Stage, attempt: int = 1) -> None:
     bench.end(child, 0, success(stage), count=count)
 
 
-def reach_reinforce(bench: Bench, before: Callable[[], None] = lambda: None, **spec: object) -> None:
+def reach_reinforce(bench: Bench, before: Callable[[], None] = lambda: None, **spec: Any) -> None:
     """Let reinforcement run; `before` its pods do, something else may happen to them."""
     bench.submit(**spec)
     succeed(bench, Stage.PERSONALIZE)

@@ -95,7 +95,10 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Reads:
 def operate() -> None:
     """All that the operator decides: pods of each stage, restarts, suspension, queue, deadline, clean-up."""
     for policy in ({"queueName": "team"}, {"activeDeadlineSeconds": 60}, {}):
-        shape = {"reinforcement": {"minNodes": 1}, "runPolicy": {**policy, "ttlSecondsAfterFinished": 1}}
+        shape: dict[str, Any] = {
+            "reinforcement": {"minNodes": 1},
+            "runPolicy": {**policy, "ttlSecondsAfterFinished": 1},
+        }
         world = World(job_object(**shape))
         world.settle()
         world.edit(suspend=True)
@@ -109,7 +112,7 @@ def operate() -> None:
         world.wait(10)
         world.settle()
         for _ in Stage:
-            world.wait(20)
+            world.wait(11)
             world.evidence[world.launched[-1]] = Evidence((Pod("p0", 0, unschedulable="no room"),))
             world.settle()
             world.complete(world.launched[-1])
