@@ -128,7 +128,7 @@ def train(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
         personalization={"steps": 1, "ema": {}, "validation": {"prompts": prompts, "imagesPerPrompt": 1}},
         reinforcement={
             "epochs": 1,
-            "earlyStopping": {"prompts": prompts, "imagesPerPrompt": 1, "intervalEpochs": 1},
+            "earlyStopping": {"prompts": prompts, "imagesPerPrompt": 2, "intervalEpochs": 1},
             "guards": {
                 "klCeiling": 1e6,
                 "identity": {
