@@ -18,6 +18,7 @@ from pydantic.alias_generators import to_camel
 from instructbooth.artifacts.access import open_store
 from instructbooth.contract import Env, PromptRole, Stage
 from instructbooth.reconcile.children import child_job
+from instructbooth.reconcile.observed import Evidence, Pod
 from instructbooth.spec.base import ApiModel
 from instructbooth.spec.job import InstructBoothJobSpec, ResolvedJob, RunPolicy
 from instructbooth.spec.sources import ImageSource, ModelSource, PromptSource
@@ -94,7 +95,11 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Reads:
 def operate() -> None:
     """All that the operator decides: pods of each stage, restarts, suspension, queue, deadline, clean-up."""
     for policy in ({"queueName": "team"}, {"activeDeadlineSeconds": 60}, {}):
-        world = World(job_object(runPolicy={**policy, "ttlSecondsAfterFinished": 1}))
+        shape: dict[str, Any] = {
+            "reinforcement": {"minNodes": 1},
+            "runPolicy": {**policy, "ttlSecondsAfterFinished": 1},
+        }
+        world = World(job_object(**shape))
         world.settle()
         world.edit(suspend=True)
         world.settle()
@@ -107,6 +112,9 @@ def operate() -> None:
         world.wait(10)
         world.settle()
         for _ in Stage:
+            world.wait(11)
+            world.evidence[world.launched[-1]] = Evidence((Pod("p0", 0, unschedulable="no room"),))
+            world.settle()
             world.complete(world.launched[-1])
             world.settle()
 

@@ -5,10 +5,12 @@ DreamBooth (arXiv 2208.12242) as InstructBooth (arXiv 2312.03011) uses it: capti
 
 Assumptions and deviations, for neither paper published its code:
 - LoRA on U-Net or transformer (and optionally text encoders) instead of all weights: stage 2 needs a small policy.
-- Class latents are kept as the sampler left them, not decoded and encoded again (class_images.py). Each rank trains on
-  its own share of them, as a sharded data loader would. Their captions are the templates with the class noun alone.
+- Class latents are kept as the sampler left them, not decoded and encoded again (class_images.py). Each share of a step
+  has its own share of them, as a sharded data loader would. Their captions are the templates with the class noun alone.
+- A step is made of as many shares as the whole gang has processes. Where an attempt has fewer (minNodes), each process
+  goes through several: the same rows, so the same step and the same learning rate, only later.
 - The subject's latents are the posterior's mean, made once; so are the embeddings unless the text encoder is trained.
-- Every random number is keyed by (seed, step, rank): a resumed run repeats an unbroken one bit for bit.
+- Every random number is keyed by (seed, step, share): a resumed run repeats an unbroken one bit for bit.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ from instructbooth_trainer.diffusion.objective import Objective
 from instructbooth_trainer.diffusion.prompts import class_text, expand
 from instructbooth_trainer.recipes.adoption import adopt
 from instructbooth_trainer.recipes.average import AdapterAverage
-from instructbooth_trainer.recipes.class_images import class_latents
+from instructbooth_trainer.recipes.class_images import class_latents, share
 from instructbooth_trainer.recipes.export import write_adapter
 from instructbooth_trainer.recipes.training import AdapterState, SynchronizedAdamW, samples_sheet
 from instructbooth_trainer.recipes.validation import ValidationPictures
@@ -52,15 +54,15 @@ class Data:
     Attributes:
         subject: latents of the subject's pictures, mirrored ones among them if asked for, [pictures, *latent_shape].
         captions: their captions with the identifier, one per template.
-        classes: latents of this rank's class pictures, [n, *latent_shape]; empty without prior preservation.
-        class_captions: index of each class picture's template, [n].
+        classes: latents of class pictures by this rank's shares, [n, *latent_shape]; empty without prior preservation.
+        class_captions: index of each class picture's template by share, [n].
         class_texts: class prompts, one per template.
     """
 
     subject: Tensor
     captions: list[str]
-    classes: Tensor
-    class_captions: Tensor
+    classes: dict[int, Tensor]
+    class_captions: dict[int, Tensor]
     class_texts: list[str]
 
 
@@ -95,24 +97,27 @@ def run(run: RunContext) -> Outcome:
 
     texts = data.captions + data.class_texts
     fixed = None if spec.train_text_encoder else model.condition(texts, guidance=1.0)
-    per_step = (2 if len(data.classes) else 1) * spec.batch_size * run.gang.world_size
+    per_step = (2 if data.classes else 1) * spec.batch_size * spec.world_size
     run.progress.start(spec.steps, "steps", done=start)
     if start == 0:
         pictures.after(0)
     began = time.monotonic()
     for step in range(start, spec.steps):
-        latents, rows, noise, timesteps = batch(spec, data, step, run.gang.rank, objective)
-        exercise = objective.exercise(latents, noise.to(device), timesteps)
-        with adapter.dropping(spec.seed, "dropout", step, run.gang.rank):
-            conditioning = model.condition(texts, guidance=1.0) if fixed is None else fixed
-            prediction = model.predict(exercise.noisy, timesteps.to(device), conditioning.rows(rows))
-            weight = spec.prior_preservation.weight
-            loss = dreambooth_loss(prediction, exercise.target, spec.batch_size, weight, exercise.weights)
-            optimizer.backward(loss)
+        total = 0.0
+        for share_number in shares(run):
+            latents, rows, noise, timesteps = batch(spec, data, step, share_number, objective)
+            exercise = objective.exercise(latents, noise.to(device), timesteps)
+            with adapter.dropping(spec.seed, "dropout", step, share_number):
+                conditioning = model.condition(texts, guidance=1.0) if fixed is None else fixed
+                prediction = model.predict(exercise.noisy, timesteps.to(device), conditioning.rows(rows))
+                weight = spec.prior_preservation.weight
+                loss = dreambooth_loss(prediction, exercise.target, spec.batch_size, weight, exercise.weights)
+                optimizer.backward(loss)
+            total += float(loss.detach())
         optimizer.set_learning_rate(
             learning_rate(spec.learning_rate, spec.schedule, step, spec.steps, spec.warmup_steps)
         )
-        result = optimizer.step(count=1, total_loss=float(loss.detach()))
+        result = optimizer.step(count=len(shares(run)), total_loss=total)
         average.update(step)
         state.curve.append({"loss": result.loss})
         speed = (step + 1 - start) * per_step / (time.monotonic() - began)
@@ -131,37 +136,46 @@ def look_at_identifier(run: RunContext, model: DiffusionModel) -> IdentifierRepo
     return report
 
 
+def shares(run: RunContext) -> range:
+    """The shares of a step that this rank goes through: its own, and those of processes that this attempt lacks."""
+    return range(run.gang.rank, run.job.spec.personalization.world_size, run.gang.world_size)
+
+
 def prepare(run: RunContext, model: DiffusionModel) -> Data:
-    """Encode the subject's pictures and get this rank's share of the class pictures. Collective."""
+    """Encode the subject's pictures and get this rank's shares of the class pictures. Collective."""
     spec, subject = run.job.spec.personalization, run.job.spec.subject
     pictures = run.subject_images()
     latents = model.encode_images([*pictures, *map(ImageOps.mirror, pictures)] if spec.flip else pictures)
     class_texts = [class_text(template, subject) for template in spec.caption_templates]
     captions = [expand(template, subject, identifier=True) for template in spec.caption_templates]
     if not spec.prior_preservation.weight:
-        return Data(latents, captions, latents[:0], torch.zeros(0, dtype=torch.int64), [])
-    return Data(latents, captions, *class_latents(run, model, class_texts), class_texts)
+        return Data(latents, captions, {}, {}, [])
+    classes, texts = class_latents(run, model, class_texts)
+    numbers = {n: share(len(classes), n, spec.world_size) for n in shares(run)}
+    own = {n: classes[of_share].to(model.device) for n, of_share in numbers.items()}
+    return Data(latents, captions, own, {n: texts[of_share] for n, of_share in numbers.items()}, class_texts)
 
 
 def batch(
-    spec: Personalization, data: Data, step: int, rank: int, objective: Objective
+    spec: Personalization, data: Data, step: int, share_number: int, objective: Objective
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The rows of one step on one rank, a pure function of (seed, step, rank).
+    """The rows of one share of a step, a pure function of (seed, step, share).
 
     Returns:
         latents [batch, *latent_shape], subject first; caption numbers into captions + class_texts, [batch]; noise like
         latents, on the CPU; timesteps [batch]. batch is batchSize, twice that with class pictures.
     """
-    generator = keyed_generator(spec.seed, "batch", step, rank)
+    generator = keyed_generator(spec.seed, "batch", step, share_number)
 
     def choose(count: int) -> Tensor:
         return torch.randint(count, (spec.batch_size,), generator=generator)
 
     latents, rows = data.subject[choose(len(data.subject))], choose(len(data.captions))
-    if len(data.classes):
-        chosen = choose(len(data.classes))
-        latents = torch.cat([latents, data.classes[chosen]])
-        rows = torch.cat([rows, len(data.captions) + data.class_captions[chosen]])
+    if data.classes:
+        classes = data.classes[share_number]
+        chosen = choose(len(classes))
+        latents = torch.cat([latents, classes[chosen]])
+        rows = torch.cat([rows, len(data.captions) + data.class_captions[share_number][chosen]])
     timesteps = objective.draw_timesteps(len(latents), generator)
     noise = torch.randn(latents.shape, generator=generator)
     return latents, rows, noise, timesteps
