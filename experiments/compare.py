@@ -93,8 +93,8 @@ def goal_line(text: str, found: Interval | None, goal: float, shown: Callable[[I
 
 
 def effect_line(text: str, found: Sequence[Interval | None]) -> str:
-    """A line of the techniques' table: alignment on trained and unseen prompts, likeness; a verdict on the unseen."""
+    """A line of the techniques' table: alignment on trained and unseen prompts, likeness; verdicts on the last two."""
     shown = [points(found[0]) if found[0] else "-", points(found[1]) if found[1] else "-"]
     shown.append(signed(found[2]) if found[2] else "-")
     pairs = found[1].cells if found[1] else 0
-    return f"| {text} | {' | '.join(shown)} | {pairs} | **{effect(found[1])}** |"
+    return f"| {text} | {' | '.join(shown)} | {pairs} | **{effect(found[1])}** | {effect(found[2])} |"

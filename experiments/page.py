@@ -22,7 +22,7 @@ from experiments.compare import (
 )
 from experiments.diversity import DIVERSITY
 from experiments.figures import curves_picture, sheet, sheet_prompts
-from experiments.recipes import FULL, KINDS, MAIN_SEEDS, MAIN_SUBJECTS, RECIPES, Recipe
+from experiments.recipes import FULL, KINDS, MAIN_SEEDS, MAIN_SUBJECTS, RECIPES, Recipe, prompts_of
 from experiments.records import Book, Record, State, record_key
 from experiments.sensitivity import sensitivity_table
 from experiments.tables import HELD_OUT, TRAINED, Interval
@@ -127,12 +127,30 @@ def goals(view: View) -> str:
     return "\n".join(lines)
 
 
+def headline(view: View) -> str:
+    """The result in a sentence or two; nothing where there are no pairs."""
+    row = rows()
+    out = []
+    for short in ("DreamBooth", "DB + descr.", "plain DDPO"):
+        found = [
+            difference(row["full"], row[short], view.find, metric, group)
+            for metric, group in ((ORACLE, TRAINED), (ORACLE, HELD_OUT), (LIKENESS, HELD_OUT))
+        ]
+        if all(found):
+            trained, unseen, likeness = (interval for interval in found if interval)
+            out.append(
+                f"Full InstructBooth against {row[short].title}: {points(trained)} of alignment on RL prompts, "
+                f"{points(unseen)} on unseen ones, likeness {signed(likeness)} ({unseen.cells} pairs)."
+            )
+    return "\n".join(out)
+
+
 def techniques(view: View) -> str:
     """What each part brings: the whole against the same without it."""
     row = rows()
     lines = [
-        "| what | alignment, RL prompts | alignment, unseen | likeness, unseen | pairs | on unseen prompts |",
-        "|---|---|---|---|---|---|",
+        "| what | alignment, RL prompts | alignment, unseen | likeness, unseen | pairs | alignment | likeness |",
+        "|---|---|---|---|---|---|---|",
     ]
     compared = [
         ("identifier-free prompts: full - without", "full", "no id-free"),
@@ -220,6 +238,7 @@ def write_document(path: Path, folder: Path, view: View) -> None:
     parts = [
         (TEXT / "head.txt").read_text(),
         f"{there}; code {view.lab.code}, weights {view.lab.weights[:12]}.",
+        headline(view),
         "## What was to be reached",
         goals(view),
         "## The rows",
@@ -239,10 +258,12 @@ def write_document(path: Path, folder: Path, view: View) -> None:
         .format(
             subjects=", ".join(MAIN_SUBJECTS),
             seeds=", ".join(map(str, MAIN_SEEDS)),
+            trained=len(view.lab.spec["reinforcement"]["prompts"]["inline"]),
+            kinds=", ".join(f"{kind} ({len(prompts_of(kind))})" for kind in KINDS),
             recipes="\n".join(f"- **{r.title}** (`{r.name}`): {r.says}." for r in main),
         ),
     ]
-    path.write_text("\n\n".join(part.strip() for part in parts) + "\n")
+    path.write_text("\n\n".join(part.strip() for part in parts if part) + "\n")
 
 
 def _pictures(folder: Path, row: dict[str, Row], view: View, *, curves: bool) -> list[str]:

@@ -131,7 +131,7 @@ def _guards() -> Iterator[Recipe]:
     }
     bounds: dict[str, tuple[str, str, dict[str, Any]]] = {
         "fade": ("no guard", "", {}),
-        "fade-kl-ceiling": ("KL ceiling", "guards.klCeiling", {"klCeiling": 0.05}),
+        "fade-kl-ceiling": ("KL ceiling", "guards.klCeiling", {"klCeiling": 0.01}),
         "fade-identity": ("identity guard", "guards.identity", {"identity": {**_LIKENESS, "floorShare": 0.8}}),
     }
     for name, (title, needs, guards) in bounds.items():
@@ -168,7 +168,7 @@ def _sensitivity() -> Iterator[Recipe]:
                 shown = str(value["steps"])
             if name == "group":  # as many pictures an epoch: fewer prompts with larger groups
                 changes["reinforcement.promptsPerEpoch"] = PICTURES_PER_EPOCH // value
-            title = f"{path.removeprefix('reinforcement.')} {shown}"
+            title = f"{path.removeprefix('reinforcement.')}{'.steps' if name == 'drawn-steps' else ''} {shown}"
             file = f"{name}-{shown.replace(' ', '-')}"
             yield Recipe(file, title, title, "sensitivity", changes, subjects=FEW_SUBJECTS, seeds=FEW_SEEDS)
 

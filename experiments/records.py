@@ -76,11 +76,12 @@ def record_key(job: ResolvedJob, weights: str) -> str:
 
     Fields that are at their default are left out, so that a new field does not make an old cell another one.
     """
-    text = json.dumps([_what_matters(job.spec), weights], sort_keys=True)
+    text = json.dumps([what_matters(job.spec), weights], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _what_matters(spec: InstructBoothJobSpec) -> dict[str, Any]:
+def what_matters(spec: InstructBoothJobSpec) -> dict[str, Any]:
+    """The part of a spec that decides numbers, without what is at its default."""
     said: dict[str, Any] = spec.model_dump(mode="json", by_alias=True, exclude_defaults=True)
     for name in _ELSEWHERE:
         said.pop(name, None)

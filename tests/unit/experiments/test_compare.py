@@ -98,4 +98,4 @@ def test_lines():
     assert goal_line("x", None, 0.3, points) == "| x | no pair of cells yet | **open** |"
     assert goal_line("x", of(0.5, 0.5, 0.5, 1), 0.3, points).endswith("**open (1 of at least 3 pairs)** |")
     found = [of(0.1, 0.05, 0.15), of(-0.1, -0.15, -0.05), None]
-    assert effect_line("what", found).endswith("| - | 25 | **it harms** |")
+    assert effect_line("what", found).endswith("| - | 25 | **it harms** | open |")

@@ -78,10 +78,15 @@ def test_rows_and_verdicts_follow_from_the_records(tmp_path, lab):
     assert goal[1:] == ["+40.0 [+40.0, +40.0] points, 25 pairs", "**reached**"]
     assert line(text, "full - plain DDPO")[1:] == [
         "+50.0 [+50.0, +50.0] points", "+50.0 [+50.0, +50.0] points", "+0.000 [+0.000, +0.000]", "25", "**it helps**",
+        "no effect established",
     ]  # fmt: skip
-    assert line(text, "plain DDPO - DreamBooth")[-1] == "**it harms**"
-    assert line(text, "KL: full - without")[-1] == "**open**"
+    assert line(text, "plain DDPO - DreamBooth")[-2] == "**it harms**"
+    assert line(text, "KL: full - without")[-2] == "**open**"
     assert "made from 2026-01-02 03:04" in text
+    assert (
+        "Full InstructBooth against DreamBooth: +40.0 [+40.0, +40.0] points of alignment on RL prompts, +40.0 [+40.0, "
+        "+40.0] points on unseen ones, likeness +0.000 [+0.000, +0.000] (25 pairs)." in text
+    )
     svg = (tmp_path / "results" / "curves.svg").read_text()
     assert svg.count("<polyline") == 3 * 2  # three recipes, two of the curves each
     assert "full InstructBooth: alignment reward, 25 cells" in svg
@@ -139,9 +144,9 @@ def test_a_sheet_is_put_together_from_strips(tmp_path, lab):
     Image.new("RGB", (64, 64 * len(prompts))).save(folder / "peer-reinforced.png")  # of a cell that is not there
     assert "## Contact sheet" in written(tmp_path, lab, book)
     found = Image.open(tmp_path / "results" / "contact-sheet.png").convert("RGB")
-    red = sum(count for count, colour in found.getcolors(1 << 24) if colour == (200, 0, 0))
-    assert red == 3 * len(prompts) * 128 * 128
-    assert not any(colour == (0, 0, 0) for _, colour in found.getcolors(1 << 24))
+    colours = {colour: count for count, colour in found.getcolors(1 << 24) or []}
+    assert colours[200, 0, 0] == 3 * len(prompts) * 128 * 128
+    assert (0, 0, 0) not in colours
 
 
 def test_a_strip_holds_the_first_picture_of_each_prompt(tmp_path):

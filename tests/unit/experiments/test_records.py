@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from experiments.cells import ROOT, Cell, Laboratory
-from experiments.records import Book, Record, State, nested, record_key
+from experiments.records import Book, Record, State, nested, record_key, what_matters
 from experiments.versions import code_version, covered_files, meaning
 
 MANIFEST = ROOT / "examples" / "demo" / "job.yaml"
@@ -69,6 +69,9 @@ def test_key_is_of_what_is_asked_and_not_of_where_it_runs(lab: Laboratory) -> No
     }
     assert key(elsewhere) == base
     assert key({"reinforcement.eta": 1.0, "model.dtype": "fp32"}) == base  # said or left out, it is the default
+    said = what_matters(lab.job(Cell("demo", 0, "any")).spec)
+    assert "innerEpochs" not in said["reinforcement"]  # and a field that is new tomorrow changes no key
+    assert "klWeight" not in said["reinforcement"]  # the manifest says the default
     different = [
         key({}, weights="other"),
         key({}, cell=("demo", 1)),
