@@ -8,7 +8,6 @@ from typing import Final
 
 from PIL import Image
 
-from experiments.cells import Cell, Laboratory
 from experiments.compare import (
     LIKENESS,
     ORACLE,
@@ -21,11 +20,13 @@ from experiments.compare import (
     signed,
 )
 from experiments.diversity import DIVERSITY
+from experiments.fading import guards_section
 from experiments.figures import curves_picture, sheet, sheet_prompts
-from experiments.recipes import FULL, KINDS, MAIN_SEEDS, MAIN_SUBJECTS, RECIPES, Recipe, prompts_of
-from experiments.records import Book, Record, State, record_key
+from experiments.recipes import FULL, KINDS, MAIN_SEEDS, MAIN_SUBJECTS, RECIPES, prompts_of
+from experiments.records import State
 from experiments.sensitivity import sensitivity_table
 from experiments.tables import HELD_OUT, TRAINED, Interval
+from experiments.view import View
 
 TEXT: Final = Path(__file__).with_name("text")
 STRIPS: Final = "strips"
@@ -39,34 +40,7 @@ COLUMNS: Final = (
     ("reward, RL prompts", REWARD, TRAINED),
     ("diversity, unseen", DIVERSITY, HELD_OUT),
 )
-GUARDS_SAYS: Final = (
-    "Trained on one prompt, `a small [*]`, without description and KL, paid for alignment alone: whatever is small is "
-    "paid."
-)
 RL_GOAL, UNSEEN_GOAL, LOSS_ALLOWED = 0.30, 0.20, -0.02
-
-
-class View:
-    """The records that belong to the experiment as it is defined now."""
-
-    def __init__(self, lab: Laboratory, book: Book) -> None:
-        self.lab, self._book = lab, book
-        self._keys: dict[tuple[str, str, int], str] = {}
-
-    def _key(self, cell: Cell) -> str:
-        place = (cell.recipe, cell.subject, cell.seed)
-        if place not in self._keys:
-            self._keys[place] = record_key(self.lab.job(cell), self.lab.weights)
-        return self._keys[place]
-
-    def find(self, cell: Cell) -> Record | None:
-        """The cell's record, of this code or an older one."""
-        return self._book.get(cell, self._key(cell))
-
-    def states(self, cells: Sequence[Cell]) -> dict[State, int]:
-        """How many cells stand how."""
-        found = [self._book.state(cell, self._key(cell), self.lab.code) for cell in cells]
-        return {state: found.count(state) for state in State}
 
 
 def rows() -> dict[str, Row]:
@@ -85,21 +59,13 @@ def rows() -> dict[str, Row]:
     return out
 
 
-def complete(row: Row, view: View) -> str:
-    """`25`, or `7 of 25` with what is of older code."""
-    states = view.states(row.cells)
-    there = len(row.cells) - states[State.MISSING]
-    text = str(there) if there == len(row.cells) else f"{there} of {len(row.cells)}"
-    return text + (f" ({states[State.OLDER_CODE]} of older code)" if states[State.OLDER_CODE] else "")
-
-
 def table(chosen: Sequence[Row], columns: Sequence[tuple[str, str, str]], view: View) -> str:
     """Rows down; columns (title, metric, group) across."""
     lines = ["| row | cells |" + "".join(f" {title} |" for title, _, _ in columns)]
     lines.append("|---|---|" + "---|" * len(columns))
     for row in chosen:
         means = [row.mean(view.find, metric, group) for _, metric, group in columns]
-        lines.append(f"| {row.title} | {complete(row, view)} |" + "".join(f" {mean or '-'} |" for mean in means))
+        lines.append(f"| {row.title} | {view.complete(row)} |" + "".join(f" {mean or '-'} |" for mean in means))
     return "\n".join(lines)
 
 
@@ -168,57 +134,6 @@ def techniques(view: View) -> str:
     return "\n".join(lines)
 
 
-def guards(view: View) -> str:
-    """The recipes of one prompt: what it pays, and who is left."""
-    chosen = [recipe for recipe in RECIPES.values() if recipe.group == "guards"]
-    lines = [
-        "| guard | cells | reward: after - before | likeness: before | after | ended early |",
-        "|---|---|---|---|---|---|",
-    ]
-    for recipe in chosen:
-        if recipe.skipped:
-            lines.append(f"| {recipe.title} | passed over: {recipe.skipped} | - | - | - | - |")
-            continue
-        cells = tuple(recipe.cells())
-        before, after = (Row(recipe.title, recipe.name, model, cells) for model in ("personalized", "reinforced"))
-        gained = difference(after, before, view.find, REWARD, TRAINED)
-        stopped = sum(bool(record and record.stopped) for record in map(view.find, cells))
-        lines.append(
-            f"| {recipe.title}: {recipe.says} | {complete(after, view)} | {signed(gained) if gained else '-'} | "
-            f"{before.mean(view.find, LIKENESS, TRAINED) or '-'} | {after.mean(view.find, LIKENESS, TRAINED) or '-'} | "
-            f"{stopped} |"
-        )
-    return "\n".join(lines) + "\n\n" + "\n".join(_guard_sentences(chosen, view))
-
-
-def _guard_sentences(chosen: Sequence[Recipe], view: View) -> list[str]:
-    open_ = "- Not judged yet: too few cells."
-
-    def row(recipe: Recipe, model: str) -> Row:
-        return Row(recipe.title, recipe.name, model, tuple(recipe.cells()))
-
-    free = chosen[0]
-    paid = difference(row(free, "reinforced"), row(free, "personalized"), view.find, REWARD, TRAINED)
-    faded = difference(row(free, "reinforced"), row(free, "personalized"), view.find, LIKENESS, TRAINED)
-    if paid is None or faded is None or paid.cells < 3:
-        return [open_]
-    seen = paid.low > 0 and faded.high < 0
-    lines = [
-        f"- Without a guard the reward moves by {signed(paid)} and the likeness by {signed(faded)}: the fading is "
-        f"**{'seen' if seen else 'not seen'}**."
-    ]
-    for recipe in chosen[1:]:
-        if recipe.skipped:
-            continue
-        kept = difference(row(recipe, "reinforced"), row(free, "reinforced"), view.find, LIKENESS, TRAINED)
-        if kept is None or kept.cells < 3:
-            lines.append(f"- {recipe.title}: not judged yet.")
-            continue
-        word = "it stops the fading" if kept.low > 0 else "it does not stop the fading"
-        lines.append(f"- {recipe.title}: likeness {signed(kept)} against no guard, {kept.cells} pairs: **{word}**.")
-    return lines
-
-
 def write_document(path: Path, folder: Path, view: View) -> None:
     """Write the document, and the pictures beside it that can be made."""
     row = rows()
@@ -249,8 +164,7 @@ def write_document(path: Path, folder: Path, view: View) -> None:
         techniques(view),
         *_pictures(folder, row, view, curves=any(curves.values())),
         "## Guards",
-        GUARDS_SAYS,
-        guards(view),
+        guards_section(view),
         "## Sensitivity",
         sensitivity_table(view.find),
         (TEXT / "how.txt")

@@ -26,11 +26,12 @@ from transformers import ResNetModel
 from experiments.cells import ROOT, Cell, Laboratory
 from experiments.diversity import encoder, with_diversity
 from experiments.figures import sheet_prompts, strip
-from experiments.page import HEADLINE_CELL, STRIPS, View, write_document
+from experiments.page import HEADLINE_CELL, STRIPS, write_document
 from experiments.recipes import MAIN_SUBJECTS, RECIPES, plan
 from experiments.records import DIGITS, Book, Record, State, nested, record_key
 from experiments.runner import Tally, ending_on, eta_minutes, run_cells
 from experiments.tables import cell_numbers
+from experiments.view import View
 from instructbooth.contract import Stage
 from instructbooth_trainer.report.evaluation import Evaluation
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import statistics
 import threading
 import time
@@ -110,8 +111,6 @@ def run_cells(
 @contextmanager
 def ending_on(*signals: int) -> Iterator[threading.Event]:
     """An event that these signals set in place of what they do otherwise."""
-    import signal
-
     asked = threading.Event()
     before = {number: signal.signal(number, lambda *_: asked.set()) for number in signals}
     try:

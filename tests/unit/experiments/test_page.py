@@ -10,10 +10,11 @@ from PIL import Image
 
 from experiments.cells import ROOT, Cell, Laboratory
 from experiments.figures import mean_curve, sheet_prompts, strip
-from experiments.page import HEADLINE_CELL, STRIPS, View, rows, write_document
+from experiments.page import HEADLINE_CELL, STRIPS, rows, write_document
 from experiments.recipes import FEW_SEEDS, FEW_SUBJECTS, KINDS, RECIPES
 from experiments.records import Book, Record, record_key
 from experiments.tables import HELD_OUT, TRAINED
+from experiments.view import View
 from instructbooth_trainer.report.evaluation import MODELS, Drawing, Evaluation, Picture, Prompt
 
 ALIGNMENT = {"base": 0.9, "personalized": 0.4, "reinforced": 0.8}
@@ -119,7 +120,7 @@ def test_guards_are_judged_by_their_cells(tmp_path, lab):
     fill(book, lab, "fade-kl-ceiling", likeness=0.25)
     text = written(tmp_path, lab, book)
     assert "the fading is **seen**" in text
-    assert "KL ceiling: likeness +0.150 [+0.150, +0.150] against no guard, 6 pairs: **it stops the fading**." in text
+    assert "KL ceiling: likeness +0.150 [+0.150, +0.150] against no guard, 6 pairs: **it holds the subject**." in text
     assert line(text, "no guard")[2:4] == ["+0.400 [+0.400, +0.400]", "0.300 [0.300, 0.300]"]
 
 

@@ -104,6 +104,9 @@ def test_plan_begins_with_whole_sets_of_the_first_seed():
     assert {RECIPES[cell.recipe].group for cell in first} == {"main"}
     waves = [(RECIPES[cell.recipe].group, cell.seed == 0) for cell in cells if RECIPES[cell.recipe].group == "main"]
     assert waves == sorted(waves, key=lambda wave: not wave[1])
+    found = [RECIPES[cell.recipe].group for cell in cells]
+    assert found.index("guards") == 25  # after five recipes on five subjects with the first seed
+    assert "main" in found[found.index("guards") : found.index("sensitivity")]
     groups = list(dict.fromkeys(RECIPES[cell.recipe].group for cell in cells))
     assert groups == ["main", "guards", "sensitivity"]
     assert RECIPES[cells[-1].recipe].group == "sensitivity"
