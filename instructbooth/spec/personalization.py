@@ -77,7 +77,10 @@ class Personalization(StageBase):
 
     steps: Annotated[int, Field(ge=1, le=1_000_000)] = Field(default=800, description="Optimizer steps.")
     batch_size: Annotated[int, Field(ge=1, le=1024)] = Field(
-        default=2, description="Subject pictures per step and process."
+        default=2, description="Subject pictures per batch and process; as many class pictures come with them."
+    )
+    gradient_accumulation_steps: Annotated[int, Field(ge=1, le=1024)] = Field(
+        default=1, description="Batches of each process that make one optimizer step: less memory than a larger batch."
     )
     learning_rate: PositiveFloat = Field(default=1e-4, description="AdamW's learning rate.")
     schedule: Literal["constant", "cosine", "linear"] = Field(
@@ -113,6 +116,11 @@ class Personalization(StageBase):
     )
     caption_templates: Annotated[list[Template], Field(min_length=1, max_length=100)] = Field(
         default=["a photo of a {subject}"], description="Captions of the subject's pictures, drawn at random."
+    )
+    aspect_buckets: bool = Field(
+        default=False,
+        description="Train on the pictures in their own aspect, in rectangles of the resolution's area, rather than on "
+        "their centre squares. Class pictures stay square.",
     )
     flip: bool = Field(
         default=False,

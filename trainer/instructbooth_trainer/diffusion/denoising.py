@@ -35,6 +35,12 @@ class DenoisingModel(DiffusionModel):
                 f"{' and '.join(PREDICTION_TYPES)} have a formula here",
             )
 
+    def bucket_step(self) -> int:
+        """Halved on every level of the U-Net but the last without a rest."""
+        step, levels = super().bucket_step(), len(self.denoiser.config.block_out_channels)
+        whole = int(self.pipeline.vae_scale_factor) * int(2 ** (levels - 1))
+        return whole * -(-step // whole)
+
     def schedule(self, num_steps: int, eta: float) -> DdimSchedule:
         """The DDIM steps of a sampling run."""
         return DdimSchedule.from_scheduler(self.pipeline.scheduler, num_steps, eta, self.device)

@@ -8,7 +8,7 @@ Assumptions and deviations, for neither paper published its code:
 - Class latents are kept as the sampler left them, not decoded and encoded again (class_images.py). Each rank trains on
   its own share of them, as a sharded data loader would. Their captions are the templates with the class noun alone.
 - The subject's latents are the posterior's mean, made once; so are the embeddings unless the text encoder is trained.
-- Every random number is keyed by (seed, step, rank): a resumed run repeats an unbroken one bit for bit.
+- Every random number is keyed by (seed, batch, rank): a resumed run repeats an unbroken one bit for bit.
 """
 
 from __future__ import annotations
@@ -16,25 +16,22 @@ from __future__ import annotations
 import json
 import logging
 import time
-from dataclasses import dataclass
 
 import torch
-from PIL import ImageOps
 from torch import Tensor
 
 from instructbooth.contract import Outcome
 from instructbooth.spec.personalization import Personalization
-from instructbooth_trainer.algorithms.dreambooth import dreambooth_loss
+from instructbooth_trainer.algorithms.dreambooth import dreambooth_loss, squared_errors
 from instructbooth_trainer.algorithms.learning_rate import learning_rate
 from instructbooth_trainer.diffusion.adapter import Adapter
+from instructbooth_trainer.diffusion.conditioning import Conditioning
 from instructbooth_trainer.diffusion.identifier import IdentifierReport, check_identifier
 from instructbooth_trainer.diffusion.model import DiffusionModel
-from instructbooth_trainer.diffusion.noise import keyed_generator
 from instructbooth_trainer.diffusion.objective import Objective
-from instructbooth_trainer.diffusion.prompts import class_text, expand
 from instructbooth_trainer.recipes.adoption import adopt
 from instructbooth_trainer.recipes.average import AdapterAverage
-from instructbooth_trainer.recipes.class_images import class_latents
+from instructbooth_trainer.recipes.batches import Rows, batch, prepare
 from instructbooth_trainer.recipes.export import write_adapter
 from instructbooth_trainer.recipes.training import AdapterState, SynchronizedAdamW, samples_sheet
 from instructbooth_trainer.recipes.validation import ValidationPictures
@@ -43,25 +40,6 @@ from instructbooth_trainer.runtime.context import RunContext
 log = logging.getLogger(__name__)
 
 MAX_GRAD_NORM = 1.0
-
-
-@dataclass(frozen=True)
-class Data:
-    """What a rank trains on.
-
-    Attributes:
-        subject: latents of the subject's pictures, mirrored ones among them if asked for, [pictures, *latent_shape].
-        captions: their captions with the identifier, one per template.
-        classes: latents of this rank's class pictures, [n, *latent_shape]; empty without prior preservation.
-        class_captions: index of each class picture's template, [n].
-        class_texts: class prompts, one per template.
-    """
-
-    subject: Tensor
-    captions: list[str]
-    classes: Tensor
-    class_captions: Tensor
-    class_texts: list[str]
 
 
 def run(run: RunContext) -> Outcome:
@@ -91,28 +69,27 @@ def run(run: RunContext) -> Outcome:
     average = AdapterAverage(adapter, state, spec.ema)
     pictures = ValidationPictures(run, model, state, average)
     run.start_checkpoints(spec.checkpoint_interval_steps)
-    start = run.resume(state)
+    start, batches = run.resume(state), spec.gradient_accumulation_steps
 
-    texts = data.captions + data.class_texts
-    fixed = None if spec.train_text_encoder else model.condition(texts, guidance=1.0)
-    per_step = (2 if len(data.classes) else 1) * spec.batch_size * run.gang.world_size
+    fixed = None if spec.train_text_encoder else model.condition(data.texts, guidance=1.0)
+    per_step = (2 if len(data.classes) else 1) * spec.batch_size * batches * run.gang.world_size
     run.progress.start(spec.steps, "steps", done=start)
     if start == 0:
         pictures.after(0)
     began = time.monotonic()
     for step in range(start, spec.steps):
-        latents, rows, noise, timesteps = batch(spec, data, step, run.gang.rank, objective)
-        exercise = objective.exercise(latents, noise.to(device), timesteps)
-        with adapter.dropping(spec.seed, "dropout", step, run.gang.rank):
-            conditioning = model.condition(texts, guidance=1.0) if fixed is None else fixed
-            prediction = model.predict(exercise.noisy, timesteps.to(device), conditioning.rows(rows))
-            weight = spec.prior_preservation.weight
-            loss = dreambooth_loss(prediction, exercise.target, spec.batch_size, weight, exercise.weights)
-            optimizer.backward(loss)
+        total = 0.0
+        for number in range(step * batches, (step + 1) * batches):
+            rows = batch(spec, data, number, run.gang.rank, objective)
+            with adapter.dropping(spec.seed, "dropout", number, run.gang.rank):
+                conditioning = model.condition(data.texts, guidance=1.0) if fixed is None else fixed
+                loss = batch_loss(model, objective, spec, rows, conditioning)
+                optimizer.backward(loss)
+            total += float(loss.detach())
         optimizer.set_learning_rate(
             learning_rate(spec.learning_rate, spec.schedule, step, spec.steps, spec.warmup_steps)
         )
-        result = optimizer.step(count=1, total_loss=float(loss.detach()))
+        result = optimizer.step(count=batches, total_loss=total)
         average.update(step)
         state.curve.append({"loss": result.loss})
         speed = (step + 1 - start) * per_step / (time.monotonic() - began)
@@ -123,48 +100,36 @@ def run(run: RunContext) -> Outcome:
         return finish(run, model, adapter, state, identifier, pictures)
 
 
+def batch_loss(
+    model: DiffusionModel, objective: Objective, spec: Personalization, parts: list[Rows], conditioning: Conditioning
+) -> Tensor:
+    """The loss of one batch, a scalar.
+
+    Args:
+        model: with its adapter.
+        objective: what it should predict.
+        spec: batchSize and the prior's weight.
+        parts: rows of one size each, the subject's first.
+        conditioning: a row per text of `Data.texts`.
+    """
+    errors, weights = [], []
+    for rows in parts:
+        exercise = objective.exercise(rows.latents, rows.noise.to(model.device), rows.timesteps)
+        told = model.told_sizes(conditioning.rows(rows.texts), rows.sizes)
+        prediction = model.predict(exercise.noisy, rows.timesteps.to(model.device), told)
+        errors.append(squared_errors(prediction, exercise.target))
+        if exercise.weights is not None:
+            weights.append(exercise.weights)
+    weighed = torch.cat(weights) if weights else None
+    return dreambooth_loss(torch.cat(errors), spec.batch_size, spec.prior_preservation.weight, weighed)
+
+
 def look_at_identifier(run: RunContext, model: DiffusionModel) -> IdentifierReport:
     """Check the identifier against the tokenizer; a poor one is worth a warning, not an error."""
     report = check_identifier(model.tokenizer, run.job.spec.subject.identifier)
     if report.warning and run.gang.is_main:
         log.warning("%s", report.warning)
     return report
-
-
-def prepare(run: RunContext, model: DiffusionModel) -> Data:
-    """Encode the subject's pictures and get this rank's share of the class pictures. Collective."""
-    spec, subject = run.job.spec.personalization, run.job.spec.subject
-    pictures = run.subject_images()
-    latents = model.encode_images([*pictures, *map(ImageOps.mirror, pictures)] if spec.flip else pictures)
-    class_texts = [class_text(template, subject) for template in spec.caption_templates]
-    captions = [expand(template, subject, identifier=True) for template in spec.caption_templates]
-    if not spec.prior_preservation.weight:
-        return Data(latents, captions, latents[:0], torch.zeros(0, dtype=torch.int64), [])
-    return Data(latents, captions, *class_latents(run, model, class_texts), class_texts)
-
-
-def batch(
-    spec: Personalization, data: Data, step: int, rank: int, objective: Objective
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The rows of one step on one rank, a pure function of (seed, step, rank).
-
-    Returns:
-        latents [batch, *latent_shape], subject first; caption numbers into captions + class_texts, [batch]; noise like
-        latents, on the CPU; timesteps [batch]. batch is batchSize, twice that with class pictures.
-    """
-    generator = keyed_generator(spec.seed, "batch", step, rank)
-
-    def choose(count: int) -> Tensor:
-        return torch.randint(count, (spec.batch_size,), generator=generator)
-
-    latents, rows = data.subject[choose(len(data.subject))], choose(len(data.captions))
-    if len(data.classes):
-        chosen = choose(len(data.classes))
-        latents = torch.cat([latents, data.classes[chosen]])
-        rows = torch.cat([rows, len(data.captions) + data.class_captions[chosen]])
-    timesteps = objective.draw_timesteps(len(latents), generator)
-    noise = torch.randn(latents.shape, generator=generator)
-    return latents, rows, noise, timesteps
 
 
 def finish(

@@ -1,0 +1,178 @@
+"""What a rank trains on in stage 1, and the rows of each batch.
+
+The subject's pictures lie in buckets of one size each: a single one, the model's square, unless aspect-ratio buckets
+are asked for. A batch has the subject's rows from one bucket, drawn so that every picture is as likely as every other,
+and class pictures, which are always square: where the sizes differ they are two passes and one loss.
+Ranks draw buckets of their own: all have about the same area, and so cost the same.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from instructbooth.spec.personalization import Personalization
+from instructbooth_trainer.algorithms.buckets import Size, bucket_sizes, nearest_bucket
+from instructbooth_trainer.diffusion.framing import conditioned_sizes, cropped_share
+from instructbooth_trainer.diffusion.model import DiffusionModel
+from instructbooth_trainer.diffusion.noise import keyed_generator
+from instructbooth_trainer.diffusion.objective import Objective
+from instructbooth_trainer.diffusion.prompts import class_text, expand
+from instructbooth_trainer.recipes.class_images import class_latents
+from instructbooth_trainer.runtime.context import RunContext
+
+log = logging.getLogger(__name__)
+
+MUCH = 0.2  # a photo of 4 to 5 that is cut square; who cuts more away should know of the buckets
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Pictures of one size.
+
+    Attributes:
+        latents: [pictures, channels, height, width].
+        sizes: how each picture was fitted, [pictures, 6]; see framing.conditioned_sizes.
+    """
+
+    latents: Tensor
+    sizes: Tensor
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a rank trains on.
+
+    Attributes:
+        subject: the subject's pictures, mirrored ones among them if asked for, by size.
+        captions: their captions with the identifier, one per template.
+        classes: latents of this rank's class pictures, [n, *latent_shape]; empty without prior preservation.
+        class_captions: index of each class picture's template, [n].
+        class_texts: class prompts, one per template.
+        class_sizes: of the square, [6].
+    """
+
+    subject: list[Bucket]
+    captions: list[str]
+    classes: Tensor
+    class_captions: Tensor
+    class_texts: list[str]
+    class_sizes: Tensor
+
+    @property
+    def texts(self) -> list[str]:
+        """All captions; `Rows.texts` counts in them."""
+        return self.captions + self.class_texts
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of one size, for one pass through the model.
+
+    Attributes:
+        latents: [rows, channels, height, width].
+        noise: of that shape, on the CPU.
+        timesteps: [rows], on the CPU.
+        texts: numbers into `Data.texts`, [rows], on the CPU.
+        sizes: [rows, 6].
+    """
+
+    latents: Tensor
+    noise: Tensor
+    timesteps: Tensor
+    texts: Tensor
+    sizes: Tensor
+
+
+def prepare(run: RunContext, model: DiffusionModel) -> Data:
+    """Encode the subject's pictures and get this rank's share of the class pictures. Collective."""
+    spec, subject = run.job.spec.personalization, run.job.spec.subject
+    pictures = run.subject_images()
+    buckets = fit(model, pictures, spec, warn=run.gang.is_main)
+    class_texts = [class_text(template, subject) for template in spec.caption_templates]
+    captions = [expand(template, subject, identifier=True) for template in spec.caption_templates]
+    square = (model.resolution, model.resolution)
+    sizes = torch.tensor(conditioned_sizes(square, square))
+    if not spec.prior_preservation.weight:
+        none = torch.zeros(0, *model.latent_shape)
+        return Data(buckets, captions, none, torch.zeros(0, dtype=torch.int64), [], sizes)
+    return Data(buckets, captions, *class_latents(run, model, class_texts), class_texts, sizes)
+
+
+def fit(model: DiffusionModel, pictures: list[Image.Image], spec: Personalization, *, warn: bool) -> list[Bucket]:
+    """Encode pictures in the sizes they are trained in, buckets in the order in which their first picture comes."""
+    square = (model.resolution, model.resolution)
+    sizes = (
+        bucket_sizes(model.resolution, model.bucket_step(), model.longest_side()) if spec.aspect_buckets else [square]
+    )
+    if warn and not spec.aspect_buckets:
+        cut = [share for share in (cropped_share(picture.size, square) for picture in pictures) if share > MUCH]
+        if cut:
+            log.warning(
+                "%d of %d subject pictures are cut to their centre square and lose up to %.0f %% of their area; "
+                "spec.personalization.aspectBuckets: true keeps them",
+                len(cut),
+                len(pictures),
+                100 * max(cut),
+            )
+    found: dict[Size, list[Image.Image]] = {}
+    for picture in [*pictures, *map(ImageOps.mirror, pictures)] if spec.flip else pictures:
+        found.setdefault(nearest_bucket(picture.size, sizes), []).append(picture)
+    return [
+        Bucket(
+            model.encode_images(members, size),
+            torch.tensor([conditioned_sizes(picture.size, size) for picture in members]),
+        )
+        for size, members in found.items()
+    ]
+
+
+def choose_bucket(spec: Personalization, data: Data, number: int, rank: int) -> Bucket:
+    """The bucket of a batch's subject rows: each with the share of the pictures that it holds."""
+    if len(data.subject) == 1:
+        return data.subject[0]
+    ends = torch.tensor([len(bucket.latents) for bucket in data.subject]).cumsum(0)
+    picture = torch.randint(int(ends[-1]), (1,), generator=keyed_generator(spec.seed, "bucket", number, rank))
+    return data.subject[int(torch.searchsorted(ends, picture, right=True))]
+
+
+def batch(spec: Personalization, data: Data, number: int, rank: int, objective: Objective) -> list[Rows]:
+    """The rows of one batch on one rank, a pure function of (seed, number, rank).
+
+    Args:
+        spec: batchSize and seed.
+        data: what is drawn from.
+        number: of the batch, counted over the steps.
+        rank: who draws.
+        objective: draws the timesteps.
+
+    Returns:
+        batchSize rows of the subject, then as many class pictures if there are any; one part, or two where the sizes of
+        the two differ.
+    """
+    bucket = choose_bucket(spec, data, number, rank)
+    generator = keyed_generator(spec.seed, "batch", number, rank)
+
+    def choose(count: int) -> Tensor:
+        return torch.randint(count, (spec.batch_size,), generator=generator)
+
+    chosen = choose(len(bucket.latents))
+    parts = [(bucket.latents[chosen], choose(len(data.captions)), bucket.sizes[chosen])]
+    if len(data.classes):
+        chosen = choose(len(data.classes))
+        texts = len(data.captions) + data.class_captions[chosen]
+        classes = (data.classes[chosen], texts, data.class_sizes.expand(len(chosen), -1))
+        if classes[0].shape == parts[0][0].shape:
+            parts = [tuple(torch.cat(pair) for pair in zip(parts[0], classes, strict=True))]  # type: ignore[list-item]
+        else:
+            parts.append(classes)
+    timesteps = objective.draw_timesteps(sum(len(latents) for latents, _, _ in parts), generator)
+    told = torch.split(timesteps, [len(latents) for latents, _, _ in parts])
+    return [
+        Rows(latents, torch.randn(latents.shape, generator=generator), part, texts, sizes)
+        for (latents, texts, sizes), part in zip(parts, told, strict=True)
+    ]
