@@ -115,7 +115,14 @@ class Personalization(StageBase):
         default=PriorPreservation(), description="Keeps the class what it was."
     )
     caption_templates: Annotated[list[Template], Field(min_length=1, max_length=100)] = Field(
-        default=["a photo of a {subject}"], description="Captions of the subject's pictures, drawn at random."
+        default=["a photo of a {subject}"],
+        description="Captions of the subject's pictures, drawn at random, and with the class noun alone of the class "
+        "pictures.",
+    )
+    captions: Literal["templates", "files"] = Field(
+        default="templates",
+        description="`files`: each of the subject's pictures has a caption beside it, `1.txt` for `1.png` or a line of "
+        "metadata.jsonl, which names the subject by `{subject}` or the identifier.",
     )
     aspect_buckets: bool = Field(
         default=False,

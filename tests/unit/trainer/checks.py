@@ -135,7 +135,7 @@ def check_dreambooth_loss(module: ModuleType) -> None:
 
 def check_buckets(module: ModuleType) -> None:
     # Area 32 * 32 = 1024, sides multiples of 8 up to 64. 8 -> 128, too long. 16 -> 64; 24 -> 42, so 40; 40 -> 25, so
-    # 24; 48 -> 21, so 16; 56 -> 18, so 16; 64 -> 16. By aspect: 16/64, 16/56, 16/48, 24/40, the square, and the same on end.
+    # 24; 48 -> 21, so 16; 56 -> 18, so 16; 64 -> 16. By aspect: 16/64, 16/56, 16/48, 24/40, the square, and on end.
     tall = [(16, 64), (16, 56), (16, 48), (24, 40)]
     found = module.bucket_sizes(32, 8, 64)
     assert found == [*tall, (32, 32), *[(h, w) for w, h in reversed(tall)]]

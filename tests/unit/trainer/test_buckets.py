@@ -20,8 +20,11 @@ from instructbooth_trainer.algorithms.dreambooth import squared_errors
 from instructbooth_trainer.diffusion.adapter import Adapter
 from instructbooth_trainer.diffusion.framing import conditioned_sizes, cropped_share, pixels
 from instructbooth_trainer.diffusion.model import DiffusionModel
-from instructbooth_trainer.recipes.batches import Bucket, Data, batch, fit
+from instructbooth_trainer.recipes.batches import Bucket, Data, batch, fit, prepare
 from instructbooth_trainer.recipes.personalize import batch_loss
+from instructbooth_trainer.runtime.environment import PodEnvironment
+from instructbooth_trainer.runtime.stop import StopFlag
+from instructbooth_trainer.runtime.worker import make_context
 from tests.unit.trainer.harness import BUCKET, Lab, published
 from tests.unit.trainer.test_diffusion import disturb
 from tests.unit.trainer.test_recipes import Killed, kill_at_update
@@ -258,3 +261,42 @@ def test_nothing_is_said_where_nothing_is_lost(lab: Lab, caplog: pytest.LogCaptu
     with caplog.at_level(logging.WARNING):
         lab.run(lab.job("whole", personalization={"steps": 1}), PERSONALIZE)
     assert "centre square" not in caplog.text
+
+
+def test_every_picture_goes_with_its_own_caption(tiny: TinyWorld) -> None:
+    model = DiffusionModel.load(tiny.pipeline)
+    found = fit(model, photos(), options(flip=True), torch.arange(4))
+    assert [bucket.captions.tolist() for bucket in found if bucket.captions is not None] == [
+        [0, 0],
+        [1, 3, 1, 3],
+        [2, 2],
+    ]
+    data = numbered(2, 3, classes=1)
+    own = [Bucket(b.latents, b.sizes, b.latents[:, 0, 0, 0].long()) for b in data.subject]
+    data = Data(own, list("abcde"), data.classes, data.class_captions, ["class"], data.class_sizes)
+    for number in range(20):
+        parts = batch(options(batchSize=3), data, number, 0, Uniform())  # type: ignore[arg-type]
+        assert parts[0].texts[:3].tolist() == parts[0].latents[:3, 0, 0, 0].tolist()
+        assert parts[-1].texts[-1] == 5
+
+
+def test_captions_from_files_are_what_is_trained_on(photo_lab: Lab, caplog: pytest.LogCaptureFixture) -> None:
+    folder = photo_lab.root / BUCKET / "subject"
+    for number, text in enumerate(["a {subject} on red", "the sks star", "a {subject}", "a small {subject}"]):
+        (folder / f"{number}.txt").write_text(text)
+    job = photo_lab.job("captions", personalization={"captions": "files", "steps": 1})
+    workdir = photo_lab.root / "captions"
+    workdir.mkdir()
+    pod = PodEnvironment(job, PERSONALIZE, 1, {}, 0, None, local=True, workdir=workdir)
+    with photo_lab.environment():
+        run = make_context(pod, StopFlag())
+    data = prepare(run, DiffusionModel.load(photo_lab.world.pipeline))
+    name = "sks striped star mascot"
+    assert data.captions == [f"a {name} on red", "the sks star", f"a {name}", f"a small {name}"]
+    assert data.class_texts == ["a photo of a mascot", "a mascot"], "class pictures have the templates"
+    assert data.subject[0].captions is not None
+    assert data.subject[0].captions.tolist() == [0, 1, 2, 3]
+    assert not caplog.text.count("not read")
+    photo_lab.run(job, PERSONALIZE)
+    photo_lab.run(photo_lab.job("templates", personalization={"steps": 1}), PERSONALIZE)
+    assert "captions is templates" in caplog.text

@@ -23,6 +23,7 @@ from instructbooth_trainer.diffusion.noise import keyed_generator
 from instructbooth_trainer.diffusion.objective import Objective
 from instructbooth_trainer.diffusion.prompts import class_text, expand
 from instructbooth_trainer.recipes.class_images import class_latents
+from instructbooth_trainer.runtime.captions import has_captions
 from instructbooth_trainer.runtime.context import RunContext
 
 log = logging.getLogger(__name__)
@@ -37,10 +38,12 @@ class Bucket:
     Attributes:
         latents: [pictures, channels, height, width].
         sizes: how each picture was fitted, [pictures, 6]; see framing.conditioned_sizes.
+        captions: number of each picture's own caption, [pictures]; None where any caption may stand with any picture.
     """
 
     latents: Tensor
     sizes: Tensor
+    captions: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class Data:
 
     Attributes:
         subject: the subject's pictures, mirrored ones among them if asked for, by size.
-        captions: their captions with the identifier, one per template.
+        captions: their captions with the identifier, one per template or one per picture.
         classes: latents of this rank's class pictures, [n, *latent_shape]; empty without prior preservation.
         class_captions: index of each class picture's template, [n].
         class_texts: class prompts, one per template.
@@ -92,9 +95,16 @@ def prepare(run: RunContext, model: DiffusionModel) -> Data:
     """Encode the subject's pictures and get this rank's share of the class pictures. Collective."""
     spec, subject = run.job.spec.personalization, run.job.spec.subject
     pictures = run.subject_images()
-    buckets = fit(model, pictures, spec, warn=run.gang.is_main)
+    templates, captions_of = spec.caption_templates, None
+    if spec.captions == "files":
+        templates, captions_of = run.subject_captions(), torch.arange(len(pictures))
+    elif run.gang.is_main and has_captions(run.subject_folder()):
+        log.warning(
+            "captions lie beside the subject's pictures and are not read: spec.personalization.captions is templates"
+        )
+    buckets = fit(model, pictures, spec, captions_of, warn=run.gang.is_main)
     class_texts = [class_text(template, subject) for template in spec.caption_templates]
-    captions = [expand(template, subject, identifier=True) for template in spec.caption_templates]
+    captions = [expand(template, subject, identifier=True) for template in templates]
     square = (model.resolution, model.resolution)
     sizes = torch.tensor(conditioned_sizes(square, square))
     if not spec.prior_preservation.weight:
@@ -103,8 +113,23 @@ def prepare(run: RunContext, model: DiffusionModel) -> Data:
     return Data(buckets, captions, *class_latents(run, model, class_texts), class_texts, sizes)
 
 
-def fit(model: DiffusionModel, pictures: list[Image.Image], spec: Personalization, *, warn: bool) -> list[Bucket]:
-    """Encode pictures in the sizes they are trained in, buckets in the order in which their first picture comes."""
+def fit(
+    model: DiffusionModel,
+    pictures: list[Image.Image],
+    spec: Personalization,
+    captions: Tensor | None = None,
+    *,
+    warn: bool = False,
+) -> list[Bucket]:
+    """Encode pictures in the sizes they are trained in, buckets in the order in which their first picture comes.
+
+    Args:
+        model: encodes them.
+        pictures: the subject's.
+        spec: says whether there are buckets and mirrored pictures.
+        captions: number of each picture's own caption, [pictures], if they have such.
+        warn: say so where much of a picture is cut away.
+    """
     square = (model.resolution, model.resolution)
     sizes = (
         bucket_sizes(model.resolution, model.bucket_step(), model.longest_side()) if spec.aspect_buckets else [square]
@@ -119,13 +144,15 @@ def fit(model: DiffusionModel, pictures: list[Image.Image], spec: Personalizatio
                 len(pictures),
                 100 * max(cut),
             )
-    found: dict[Size, list[Image.Image]] = {}
-    for picture in [*pictures, *map(ImageOps.mirror, pictures)] if spec.flip else pictures:
-        found.setdefault(nearest_bucket(picture.size, sizes), []).append(picture)
+    every = [*pictures, *map(ImageOps.mirror, pictures)] if spec.flip else pictures
+    found: dict[Size, list[int]] = {}
+    for number, picture in enumerate(every):
+        found.setdefault(nearest_bucket(picture.size, sizes), []).append(number)
     return [
         Bucket(
-            model.encode_images(members, size),
-            torch.tensor([conditioned_sizes(picture.size, size) for picture in members]),
+            model.encode_images([every[number] for number in members], size),
+            torch.tensor([conditioned_sizes(every[number].size, size) for number in members]),
+            None if captions is None else captions[torch.tensor(members) % len(pictures)],
         )
         for size, members in found.items()
     ]
@@ -161,7 +188,8 @@ def batch(spec: Personalization, data: Data, number: int, rank: int, objective: 
         return torch.randint(count, (spec.batch_size,), generator=generator)
 
     chosen = choose(len(bucket.latents))
-    parts = [(bucket.latents[chosen], choose(len(data.captions)), bucket.sizes[chosen])]
+    texts = choose(len(data.captions)) if bucket.captions is None else bucket.captions[chosen]
+    parts = [(bucket.latents[chosen], texts, bucket.sizes[chosen])]
     if len(data.classes):
         chosen = choose(len(data.classes))
         texts = len(data.captions) + data.class_captions[chosen]
