@@ -34,8 +34,8 @@ class Lora(ApiModel):
     )
     use_dora: bool = Field(
         default=False,
-        description="DoRA on the U-Net or transformer: also train the length of weights, apart from their direction. "
-        "Slower.",
+        description="DoRA: also train the lengths of weights, apart from their direction. Slower, and without a file "
+        "under Kohya's names.",
     )
 
 
@@ -59,6 +59,25 @@ class Ema(ApiModel):
 
     decay: Annotated[float, Field(ge=0, lt=1)] = Field(
         default=0.99, description="What of the average stays in each step; less in the first steps."
+    )
+
+
+class FlowMatching(ApiModel):
+    """How timesteps are drawn and weighed, under the names of diffusers' scripts; see docs/personalization.md."""
+
+    weighting_scheme: Literal["logit_normal", "mode", "cosmap", "sigma_sqrt", "none"] = Field(
+        default="logit_normal",
+        description="`logit_normal` and `mode` draw timesteps from the middle more often, `cosmap` and `sigma_sqrt` "
+        "draw them uniformly and weigh them, `none` does neither.",
+    )
+    logit_mean: Annotated[float, Field(ge=-10, le=10)] = Field(
+        default=0.0, description="Of `logit_normal`: above 0 there are more noisy timesteps."
+    )
+    logit_std: Annotated[float, Field(gt=0, le=10)] = Field(
+        default=1.0, description="Of `logit_normal`: how far from the middle timesteps lie."
+    )
+    mode_scale: Annotated[float, Field(ge=-1, le=1.75)] = Field(
+        default=1.29, description="Of `mode`: 0 is uniform, above it the middle is favoured, below it the ends."
     )
 
 
@@ -102,8 +121,8 @@ class Personalization(StageBase):
     validation: Validation | None = Field(default=None, description="Draw pictures on the way; none when left out.")
     adapter: ModelSource | None = Field(
         default=None,
-        description="A folder with a LoRA, `pytorch_lora_weights.safetensors`, that is published in place of training. "
-        "It must fit `lora` and `trainTextEncoder`.",
+        description="A folder with a LoRA, `pytorch_lora_weights.safetensors` or the only safetensors file at its root, "
+        "that is published in place of training. It must fit `lora` and `trainTextEncoder`.",
     )
     lora: Lora = Field(
         default=Lora(), description="Adapter on the U-Net or transformer (and on text encoders, if trained)."
@@ -136,7 +155,12 @@ class Personalization(StageBase):
     min_snr_gamma: Annotated[float, Field(gt=0, le=1000)] | None = Field(
         default=None,
         description="Weigh timesteps by min-SNR with this gamma (usually 5); all weigh alike when left out. Refused "
-        "for families of flow matching, where the density of the timesteps takes its place.",
+        "for families of flow matching, which have `flowMatching`.",
+    )
+    flow_matching: FlowMatching | None = Field(
+        default=None,
+        description="How timesteps are drawn and weighed in families of flow matching; logit-normal when left out. "
+        "Refused for the others, which have `minSnrGamma`.",
     )
     checkpoint_interval_steps: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
         default=200, description="Steps between two checkpoints."
@@ -156,9 +180,13 @@ class Personalization(StageBase):
             field="warmupSteps",
         ),
         Rule(
-            cel="!has(self.adapter) || !(has(self.ema) || has(self.validation) || has(self.minSnrGamma))",
-            check=lambda self: self.adapter is None or not (self.ema or self.validation or self.min_snr_gamma),
-            message="is published as it is, and nothing is trained; remove ema, validation and minSnrGamma, or adapter",
+            cel="!has(self.adapter) || !(has(self.ema) || has(self.validation) || has(self.minSnrGamma) "
+            "|| has(self.flowMatching))",
+            check=lambda self: (
+                self.adapter is None or not (self.ema or self.validation or self.min_snr_gamma or self.flow_matching)
+            ),
+            message="is published as it is, and nothing is trained; remove ema, validation, minSnrGamma and "
+            "flowMatching, or adapter",
             field="adapter",
         ),
     )

@@ -312,14 +312,41 @@ def check_flow_matching(module: ModuleType) -> None:
     # At t = 0.25: 0.75 * 2 - 0.25 = 1.25; at t = 1 nothing but noise. v = -1 - 2.
     close(module.interpolate(latents, noise, torch.tensor([0.25, 1.0])).flatten(), [1.25, -1.0])
     close(module.velocity(latents, noise).flatten(), [-3.0, -3.0])
-    times = [module.logit_normal_times(20_000, shift, torch.Generator().manual_seed(0)) for shift in (1.0, 3.0)]
-    # The logit of a time is standard normal; its median 0.5 is shifted to 3 * 0.5 / (1 + 2 * 0.5) = 0.75, and a logit
-    # by log 3.
-    logits = times[0].logit()
-    assert abs(float(logits.mean())) < 0.03
-    assert abs(float(logits.std()) - 1) < 0.03
-    assert abs(float(times[1].median()) - 0.75) < 0.01
-    close(times[1].logit(), (logits + 1.098612).tolist(), 1e-3)
+    # 0.5 is shifted by 3 to 1.5 / 2 = 0.75; ends stay, and a shift of 1 moves nothing.
+    close(module.shift_times(torch.tensor([0.0, 0.5, 1.0]), 3.0), [0.0, 0.75, 1.0])
+    close(module.shift_times(torch.tensor([0.3]), 1.0), [0.3])
+
+
+def check_draw_times(module: ModuleType) -> None:
+    def draw(scheme: str, **options: float) -> torch.Tensor:
+        times: torch.Tensor = module.draw_times(scheme, 20_000, torch.Generator().manual_seed(0), **options)
+        assert float(times.min()) >= 0
+        assert float(times.max()) <= 1
+        return times
+
+    # The logit of a time is normal with the given mean and standard deviation.
+    for mean, std in ((0.0, 1.0), (1.0, 0.5)):
+        logits = draw("logit_normal", mean=mean, std=std).logit()
+        assert abs(float(logits.mean()) - mean) < 0.03
+        assert abs(float(logits.std()) - std) < 0.03
+    # Uniform: the share below 0.25 is 0.25, the logit's is not; and so for both that are weighed instead.
+    for scheme in ("none", "cosmap", "sigma_sqrt"):
+        uniform = draw(scheme)
+        assert abs(float((uniform < 0.25).float().mean()) - 0.25) < 0.01
+    # mode at u = 1/3: cos^2(pi / 6) = 0.75, 1 - 1/3 - s (0.75 - 1 + 1/3) = 0.666667 - 0.083333 s. It falls in u, so the
+    # share of times above that is 1/3, for every s; and at s = 0 they are 1 - u.
+    for scale in (1.29, -0.5):
+        assert abs(float((draw("mode", scale=scale) > 2 / 3 - scale / 12).float().mean()) - 1 / 3) < 0.01
+    close(draw("mode", scale=0.0)[:5], (1 - uniform[:5]).tolist())
+
+
+def check_time_weights(module: ModuleType) -> None:
+    times = torch.tensor([0.5, 0.25, 1e-5])
+    # 2 / (pi 0.5) = 1.273240; 1 - 0.5 + 0.125 = 0.625: 2 / (pi 0.625) = 1.018592; 2 / pi (1 + 2e-5) = 0.636633.
+    close(module.time_weights("cosmap", times), [1.273240, 1.018592, 0.636633])
+    # 4, 16, and what 1e-3 weighs.
+    close(module.time_weights("sigma_sqrt", times) / 1e6, [4e-6, 16e-6, 1.0])
+    assert all(module.time_weights(scheme, times) is None for scheme in ("logit_normal", "mode", "none"))
 
 
 def check_flow(module: ModuleType) -> None:

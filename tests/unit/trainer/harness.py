@@ -7,7 +7,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -123,41 +123,53 @@ class Lab:
         self.runs += 1
         config = self.root / f"job-{self.runs}.json"
         config.write_text(job.model_dump_json(by_alias=True, exclude_none=True))
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        processes, logs = [], []
-        for rank in range(world_size):
-            env = os.environ | {
-                Env.CONFIG: str(config),
-                Env.STAGE: stage.value,
-                Env.ATTEMPT: "1",
-                Env.INPUTS: json.dumps({k.value: v for k, v in _inputs(stage).items()}),
-                Env.STORE: str(self.root),
-                Env.COORDINATOR: "127.0.0.1",
-                Env.NODE_RANK: str(rank),
-                Env.TERMINATION_LOG: str(self.root / f"termination-{self.runs}-{rank}"),
-                "RANK": str(rank),
-                "LOCAL_RANK": "0",
-                "WORLD_SIZE": str(world_size),
-                "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": str(port),
-                "OMP_NUM_THREADS": "1",
-            }
-            log = self.root / f"log-{self.runs}-{rank}.txt"
-            logs.append(log)
-            command = [sys.executable, "-m", "instructbooth_trainer.runtime.worker"]
-            processes.append(
-                subprocess.Popen(command, env=env, stdout=log.open("w"), stderr=subprocess.STDOUT, text=True)
-            )
-        try:
+        env = {
+            Env.CONFIG: str(config),
+            Env.STAGE: stage.value,
+            Env.ATTEMPT: "1",
+            Env.INPUTS: json.dumps({k.value: v for k, v in _inputs(stage).items()}),
+            Env.STORE: str(self.root),
+            Env.COORDINATOR: "127.0.0.1",
+        }
+        with processes(self.root, ["instructbooth_trainer.runtime.worker"], world_size, env, f"{self.runs}-"):
             yield
-            codes = [process.wait(timeout=540) for process in processes]
-            assert codes == [0] * world_size, logs[0].read_text()[-4000:]
-        finally:
-            for process in processes:
-                process.kill()
-                process.wait()
+
+
+@contextmanager
+def processes(
+    folder: Path, module: Sequence[str], world_size: int, env: Mapping[str, str] = {}, prefix: str = ""
+) -> Iterator[None]:
+    """Meanwhile run a module, with arguments, as ranks 0, 1, ... on one thread each; their logs lie in the folder."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    started, logs = [], []
+    for rank in range(world_size):
+        ranks = {
+            Env.NODE_RANK: str(rank),
+            Env.TERMINATION_LOG: str(folder / f"termination-{prefix}{rank}"),
+            "RANK": str(rank),
+            "LOCAL_RANK": "0",
+            "WORLD_SIZE": str(world_size),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "OMP_NUM_THREADS": "1",
+        }
+        log = folder / f"log-{prefix}{rank}.txt"
+        logs.append(log)
+        command = [sys.executable, "-m", *module]
+        environment = os.environ | dict(env) | ranks
+        started.append(
+            subprocess.Popen(command, env=environment, stdout=log.open("w"), stderr=subprocess.STDOUT, text=True)
+        )
+    try:
+        yield
+        codes = [process.wait(timeout=540) for process in started]
+        assert codes == [0] * world_size, logs[0].read_text()[-4000:]
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
 
 
 def _inputs(stage: Stage) -> dict[Stage, int]:

@@ -52,6 +52,8 @@ CHECKS = [
     (checks.check_exceeds_ceiling, stopping),
     (checks.check_ddim, ddim),
     (checks.check_flow_matching, flow_matching),
+    (checks.check_draw_times, flow_matching),
+    (checks.check_time_weights, flow_matching),
     (checks.check_flow, flow),
     (checks.check_steps, steps),
 ]

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch
 from diffusers import DDIMScheduler
 
+from instructbooth.spec.personalization import FlowMatching
 from instructbooth_trainer.diffusion.ddim import PREDICTION_TYPES, DdimSchedule
 from instructbooth_trainer.diffusion.model import DiffusionModel
 from instructbooth_trainer.diffusion.objective import DenoisingObjective
@@ -45,8 +46,14 @@ class DenoisingModel(DiffusionModel):
         """The DDIM steps of a sampling run."""
         return DdimSchedule.from_scheduler(self.pipeline.scheduler, num_steps, eta, self.device)
 
-    def objective(self, min_snr_gamma: float | None) -> DenoisingObjective:
-        """Noise or velocity at uniform timesteps."""
+    def objective(self, min_snr_gamma: float | None, flow_matching: FlowMatching | None = None) -> DenoisingObjective:
+        """Noise or velocity at uniform timesteps. Raises UserError FlowMatchingUndefined."""
+        if flow_matching is not None:
+            raise UserError(
+                "FlowMatchingUndefined",
+                f"spec.personalization.flowMatching: {self.family} is not trained by flow matching; remove it, or see "
+                "minSnrGamma",
+            )
         scheduler = self.pipeline.scheduler
         alpha_bar: torch.Tensor = scheduler.alphas_cumprod
         return DenoisingObjective(

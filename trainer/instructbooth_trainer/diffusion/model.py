@@ -17,8 +17,10 @@ from PIL import Image
 from torch import Tensor
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from instructbooth.spec.personalization import FlowMatching
 from instructbooth.spec.stages import Dtype
 from instructbooth_trainer.algorithms.buckets import Size
+from instructbooth_trainer.diffusion import autoencoder
 from instructbooth_trainer.diffusion.conditioning import Conditioning, Encoding
 from instructbooth_trainer.diffusion.framing import pixels
 from instructbooth_trainer.diffusion.objective import Objective
@@ -143,8 +145,8 @@ class DiffusionModel(ABC):
         """The steps of a sampling run; eta 0 is deterministic, and then what the stock pipeline does."""
 
     @abstractmethod
-    def objective(self, min_snr_gamma: float | None) -> Objective:
-        """What stage 1 trains. Raises UserError where the weighting has no meaning for the family."""
+    def objective(self, min_snr_gamma: float | None, flow_matching: FlowMatching | None = None) -> Objective:
+        """What stage 1 trains. Raises UserError where a weighting has no meaning for the family."""
 
     def encode_empty(self) -> Encoding:
         """The encoding that guidance leads away from, one row, as the stock pipeline has it."""
@@ -175,12 +177,7 @@ class DiffusionModel(ABC):
         return 2 * self.resolution
 
     def told_sizes(self, conditioning: Conditioning, sizes: Tensor) -> Conditioning:
-        """The conditioning of rows whose pictures were fitted so, for families that are told.
-
-        Args:
-            conditioning: a row per picture.
-            sizes: `framing.conditioned_sizes` of each, [batch, 6].
-        """
+        """The conditioning of rows whose pictures were fitted so (`framing.conditioned_sizes`, [batch, 6])."""
         return conditioning
 
     def embeds_guidance(self) -> bool:
@@ -273,26 +270,14 @@ class DiffusionModel(ABC):
 
     @torch.no_grad()
     def encode_images(self, images: Sequence[Image.Image], size: Size | None = None) -> Tensor:
-        """Latents of pictures, fitted into a rectangle: mean of the VAE's posterior, scaled.
-
-        Args:
-            images: at least one.
-            size: of the rectangle, pixels; the model's square when left out.
-
-        Returns:
-            [batch, *latent_shape] of the square, [batch, channels, height, width] of another rectangle.
-        """
+        """Latents of pictures fitted into a rectangle, [batch, channels, height, width]; else into the square."""
         size = size or (self.resolution, self.resolution)
-        fitted = torch.stack([pixels(image, size) for image in images]) * 2 - 1
-        rows = [self.vae.encode(row[None].to(self.device, self.vae.dtype)).latent_dist.mean for row in fitted]
-        return (torch.cat(rows).float() - self._shift()) * float(self.vae.config.scaling_factor)
+        return autoencoder.encode(self.vae, torch.stack([pixels(image, size) for image in images]), self.device)
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Pictures [batch, 3, resolution, resolution], float32 in [0, 1]."""
-        scaled = latents / float(self.vae.config.scaling_factor) + self._shift()
-        pixels: Tensor = self.vae.decode(scaled.to(self.vae.dtype)).sample.float()
-        return (pixels / 2 + 0.5).clamp(0, 1)
+        return autoencoder.decode(self.vae, latents)
 
     @torch.no_grad()
     def draw_stock(self, prompts: Sequence[str], seeds: Sequence[int], steps: int, guidance: float) -> Tensor:
@@ -307,6 +292,3 @@ class DiffusionModel(ABC):
             **self.pipeline_options(guidance, len(prompts)),
         ).images
         return self.unpack(latents).float()
-
-    def _shift(self) -> float:
-        return float(self.vae.config.get("shift_factor") or 0.0)

@@ -57,7 +57,7 @@ def run(run: RunContext) -> Outcome:
     identifier = look_at_identifier(run, model)
     if spec.adapter is not None:
         return adopt(run, model, spec.adapter, identifier)
-    objective = model.objective(spec.min_snr_gamma)
+    objective = model.objective(spec.min_snr_gamma, spec.flow_matching)
     data = prepare(run, model)
     adapter = Adapter(model, spec.lora, text_encoder=spec.train_text_encoder, seed=spec.seed)
     if spec.gradient_checkpointing:

@@ -74,6 +74,10 @@ class RunContext:
         """The model's local folder, downloaded once a node and checked. Collective. Raises UserError."""
         return self.gang.once_per_node(lambda: self.sources.model_folder(source))
 
+    def adapter_folder(self, source: ModelSource) -> Path:
+        """A LoRA's local folder, downloaded once a node and checked. Collective. Raises UserError."""
+        return self.gang.once_per_node(lambda: self.sources.adapter_folder(source))
+
     def input_folder(self, stage: Stage) -> Path:
         """The verified output of an earlier stage. Collective."""
         if stage not in self.inputs:

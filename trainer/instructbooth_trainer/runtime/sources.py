@@ -68,6 +68,17 @@ class Sources:
         check_model_folder(folder)
         return folder
 
+    def adapter_folder(self, source: ModelSource) -> Path:
+        """The folder of a LoRA. Raises UserError as `model_folder`."""
+        if source.hub is None:
+            return self.model_folder(source)
+        folder = self._models / "adapters" / source.hub.repo.replace("/", "--") / source.hub.revision
+        if not folder.is_dir():
+            with replacing(folder) as partial:
+                download_snapshot(source.hub, partial, token=os.environ.get("HF_TOKEN"), adapter=True)
+        check_model_folder(folder)
+        return folder
+
     def image_folder(self, source: ImageSource) -> Path:
         """The folder with the subject's pictures and their captions, downloaded if need be."""
         if source.config_map is not None:
