@@ -121,8 +121,8 @@ class Personalization(StageBase):
     validation: Validation | None = Field(default=None, description="Draw pictures on the way; none when left out.")
     adapter: ModelSource | None = Field(
         default=None,
-        description="A folder with a LoRA, `pytorch_lora_weights.safetensors` or the only safetensors file at its root, "
-        "that is published in place of training. It must fit `lora` and `trainTextEncoder`.",
+        description="A folder with a LoRA, `pytorch_lora_weights.safetensors` or the only safetensors file at its "
+        "root, that is published in place of training. It must fit `lora` and `trainTextEncoder`.",
     )
     lora: Lora = Field(
         default=Lora(), description="Adapter on the U-Net or transformer (and on text encoders, if trained)."
