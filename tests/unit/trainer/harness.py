@@ -164,7 +164,7 @@ def processes(
         )
     try:
         yield
-        codes = [process.wait(timeout=540) for process in started]
+        codes = [process.wait(timeout=1200) for process in started]
         assert codes == [0] * world_size, logs[0].read_text()[-4000:]
     finally:
         for process in started:

@@ -234,6 +234,38 @@ def test_two_passes_are_one_loss(tiny: TinyWorld, gamma: float | None) -> None:
     torch.testing.assert_close(parts, whole, rtol=1e-5, atol=1e-6)
 
 
+def test_the_loss_is_of_the_sizes_that_each_photo_has(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = DiffusionModel.load(folders["stable-diffusion-xl"], resolution=SIZE)
+    buckets = fit(model, photos()[1:2], options())
+    square = torch.tensor(conditioned_sizes((SIZE, SIZE), (SIZE, SIZE)))
+    data = Data(buckets, ["a star"], torch.zeros(1, *model.latent_shape), torch.tensor([0]), ["the mascot"], square)
+    told: list[list[float]] = []
+    forward = model.forward
+
+    def watching(latents: Any, timesteps: Any, encoding: Any, guidance: float) -> Any:
+        told.extend(encoding["time_ids"].tolist())
+        return forward(latents, timesteps, encoding, guidance)
+
+    monkeypatch.setattr(model, "forward", watching)
+    objective, spec = model.objective(None), options(batchSize=1)
+    with torch.no_grad():
+        batch_loss(model, objective, spec, batch(spec, data, 0, 0, objective), model.condition(data.texts, 1.0))
+    assert told == [[100, 60, 0, 0, 40, 24], [SIZE, SIZE, 0, 0, SIZE, SIZE]]
+
+
+def test_a_step_is_the_mean_of_its_batches(lab: Lab) -> None:
+    changes = {"steps": 1, "gradientAccumulationSteps": 3, "learningRate": 1e-9, "priorPreservation": {"weight": 0}}
+    found = []
+    for uid, change in {"mean": changes, "each": changes | {"steps": 3, "gradientAccumulationSteps": 1}}.items():
+        job = lab.job(f"accumulated-{uid}", personalization=change)
+        lab.run(job, PERSONALIZE)
+        found.append(json.loads((lab.output(job, PERSONALIZE) / "personalize.json").read_text())["loss"])
+    assert len(found[0]) == 1
+    assert found[0][0] == pytest.approx(sum(found[1]) / 3, rel=1e-5)
+
+
 def test_training_on_buckets_goes_on_bit_for_bit(photo_lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     changes = {"aspectBuckets": True, "flip": True, "steps": 9, "gradientAccumulationSteps": 2}
     whole, killed = (photo_lab.job(f"buckets-{n}", personalization=changes) for n in range(2))
