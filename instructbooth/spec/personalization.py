@@ -91,6 +91,19 @@ class Validation(ApiModel):
     images_per_prompt: Annotated[int, Field(ge=1, le=16)] = Field(default=2, description="Pictures per prompt.")
 
 
+class LossStopping(ApiModel):
+    """Stop when the loss on the subject's pictures, at noises and timesteps that stay the same, no longer falls."""
+
+    interval_steps: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
+        default=50, description="Steps between two looks at that loss."
+    )
+    patience: Annotated[int, Field(ge=1, le=10000)] = Field(
+        default=4,
+        description="Looks without a fall before the stage stops; the adapter of the lowest loss is published.",
+    )
+    min_delta: Annotated[float, Field(ge=0, le=1000)] = Field(default=0.0, description="The smallest fall that counts.")
+
+
 class Personalization(StageBase):
     """Stage 1: DreamBooth-like personalization with identifier, class noun and detailed description."""
 
@@ -119,6 +132,9 @@ class Personalization(StageBase):
         default=None, description="Publish an average over the steps; the last step's weights when left out."
     )
     validation: Validation | None = Field(default=None, description="Draw pictures on the way; none when left out.")
+    early_stopping: LossStopping | None = Field(
+        default=None, description="Stop before `steps` once the loss no longer falls; all steps when left out."
+    )
     adapter: ModelSource | None = Field(
         default=None,
         description="A folder with a LoRA, `pytorch_lora_weights.safetensors` or the only safetensors file at its "
@@ -181,12 +197,13 @@ class Personalization(StageBase):
         ),
         Rule(
             cel="!has(self.adapter) || !(has(self.ema) || has(self.validation) || has(self.minSnrGamma) "
-            "|| has(self.flowMatching))",
+            "|| has(self.flowMatching) || has(self.earlyStopping))",
             check=lambda self: (
-                self.adapter is None or not (self.ema or self.validation or self.min_snr_gamma or self.flow_matching)
+                self.adapter is None
+                or not (self.ema or self.validation or self.min_snr_gamma or self.flow_matching or self.early_stopping)
             ),
-            message="is published as it is, and nothing is trained; remove ema, validation, minSnrGamma and "
-            "flowMatching, or adapter",
+            message="is published as it is, and nothing is trained; remove ema, validation, minSnrGamma, "
+            "flowMatching and earlyStopping, or adapter",
             field="adapter",
         ),
     )

@@ -125,6 +125,14 @@ BAD: dict[str, tuple[Callable[[Manifest], object], str]] = {
         _set("personalization.adapter", {"s3": {"prefix": "a"}, "pvc": {"claimName": "b"}}),
         "spec.personalization.adapter",
     ),
+    "adapter-that-stops-early": (
+        lambda manifest: manifest["spec"]["personalization"].update(adapter={"s3": {"prefix": "a"}}, earlyStopping={}),
+        "spec.personalization.adapter",
+    ),
+    "stopping-without-patience": (
+        _set("personalization.earlyStopping", {"patience": 0}),
+        "spec.personalization.earlyStopping.patience",
+    ),
     "adapter-with-timesteps": (
         lambda manifest: manifest["spec"]["personalization"].update(adapter={"s3": {"prefix": "a"}}, flowMatching={}),
         "spec.personalization.adapter",

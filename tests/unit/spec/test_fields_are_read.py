@@ -119,7 +119,12 @@ def train(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     prompts = {"inline": ["a {subject} on red"]}
     job = lab.job(
         "read",
-        personalization={"steps": 1, "ema": {}, "validation": {"prompts": prompts, "imagesPerPrompt": 1}},
+        personalization={
+            "steps": 1,
+            "ema": {},
+            "earlyStopping": {"intervalSteps": 1},
+            "validation": {"prompts": prompts, "imagesPerPrompt": 1},
+        },
         reinforcement={
             "epochs": 1,
             "earlyStopping": {"prompts": prompts, "imagesPerPrompt": 1, "intervalEpochs": 1},

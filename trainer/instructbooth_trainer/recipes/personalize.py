@@ -33,6 +33,7 @@ from instructbooth_trainer.recipes.adoption import adopt
 from instructbooth_trainer.recipes.average import AdapterAverage
 from instructbooth_trainer.recipes.batches import Rows, batch, prepare
 from instructbooth_trainer.recipes.export import write_adapter
+from instructbooth_trainer.recipes.plateau import BEST, Plateau
 from instructbooth_trainer.recipes.training import AdapterState, SynchronizedAdamW, samples_sheet
 from instructbooth_trainer.recipes.validation import ValidationPictures
 from instructbooth_trainer.runtime.context import RunContext
@@ -68,6 +69,7 @@ def run(run: RunContext) -> Outcome:
     state = AdapterState(adapter, optimizer.optimizer)
     average = AdapterAverage(adapter, state, spec.ema)
     pictures = ValidationPictures(run, model, state, average)
+    plateau = Plateau(run, model, objective, data, adapter, state, average)
     run.start_checkpoints(spec.checkpoint_interval_steps)
     start, batches = run.resume(state), spec.gradient_accumulation_steps
 
@@ -95,9 +97,12 @@ def run(run: RunContext) -> Outcome:
         speed = (step + 1 - start) * per_step / (time.monotonic() - began)
         run.progress.update(step + 1, loss=result.loss, grad_norm=result.grad_norm, images_per_second=speed)
         pictures.after(step + 1)
+        if plateau.reached(step + 1):
+            break
         run.checkpoint(step + 1, state)
-    with average.in_place():
-        return finish(run, model, adapter, state, identifier, pictures)
+    best = state.kept.get(BEST)
+    with average.in_place() if best is None else adapter.swapped(best):
+        return finish(run, model, adapter, state, identifier, pictures, plateau)
 
 
 def batch_loss(
@@ -139,6 +144,7 @@ def finish(
     state: AdapterState,
     identifier: IdentifierReport,
     pictures: ValidationPictures,
+    plateau: Plateau,
 ) -> Outcome:
     """Publish adapter, numbers and a sheet of samples. Collective."""
     spec = run.job.spec.personalization
@@ -148,7 +154,7 @@ def finish(
     folder = run.workdir / "output"
     if run.gang.is_main:
         folder.mkdir(parents=True, exist_ok=True)
-        record = {"loss": losses, "identifier": identifier.record(), "spec": spec.to_wire()}
+        record = {"loss": losses, "identifier": identifier.record(), "spec": spec.to_wire()} | plateau.numbers()
         (folder / "personalize.json").write_text(json.dumps(record, indent=1))
         samples_sheet(run, model, folder / "samples.png", spec.caption_templates)
         write_adapter(run, adapter, folder, numbers | {"steps": float(len(losses))})
