@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 from diffusers import StableDiffusionPipeline
-from huggingface_hub.utils import filter_repo_objects
+from huggingface_hub.utils._paths import filter_repo_objects
 from safetensors.torch import load_file, save_file
 
 from instructbooth.contract import Stage
