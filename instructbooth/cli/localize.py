@@ -103,6 +103,9 @@ def _sources(wire: Wire) -> Iterator[tuple[str, str, Wire, str]]:
         for index, plugin in enumerate(wire[stage][plugins]):
             if "model" in plugin:
                 yield f"spec.{stage}.{plugins}[{index}].model", "model", plugin, "model"
+    identity = wire["reinforcement"]["guards"].get("identity", {})
+    if "model" in identity:
+        yield "spec.reinforcement.guards.identity.model", "model", identity, "model"
     if "earlyStopping" in wire["reinforcement"]:
         yield "spec.reinforcement.earlyStopping.prompts", "prompts", wire["reinforcement"]["earlyStopping"], "prompts"
 
@@ -140,7 +143,8 @@ class _Finder:
         found = next((folder / name for name in names if (folder / name).is_file()), None)
         if found is None:
             raise CliError(f"{where}: {folder} has no file {names[-1]}")
-        return self._mount(f"prompts/{where}/{found.name}", found)
+        contexts = {"contexts": source["contexts"]} if "contexts" in source else {}
+        return self._mount(f"prompts/{where}/{found.name}", found) | contexts
 
     def _volume(self, where: str, pvc: Wire) -> Wire:
         claim, inside = pvc["claimName"], pvc.get("path", "")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +9,9 @@ from instructbooth.contract import Path, PromptRole, Stage
 from instructbooth.reconcile.names import snapshot_name
 from instructbooth.reconcile.quantity import parse_quantity
 from instructbooth.spec.job import InstructBoothJobSpec, ResolvedJob
+from instructbooth.spec.scores import ScoreSpec
 from instructbooth.spec.sources import HubSource, ModelSource, PromptSource
-from instructbooth.spec.stages import Resources, ScoreSpec
+from instructbooth.spec.stages import Resources
 
 # Volume names of ours begin so; podTemplate.volumes may not.
 PREFIX = "ib-"
@@ -79,15 +79,17 @@ def prompt_sources(spec: InstructBoothJobSpec, stage: Stage) -> dict[PromptRole,
 def model_sources(spec: InstructBoothJobSpec, stage: Stage) -> dict[str, ModelSource]:
     """The models that a stage reads, by the path of their field in the spec."""
     sources = {"model.source": spec.model.source}
-    scorers: Sequence[ScoreSpec]
+    scorers: dict[str, ScoreSpec]
     if stage is Stage.REINFORCE:
-        scorers, field = spec.reinforcement.rewards, "reinforcement.rewards"
+        scorers = {f"reinforcement.rewards[{n}]": reward for n, reward in enumerate(spec.reinforcement.rewards)}
+        if identity := spec.reinforcement.guards.identity:
+            scorers["reinforcement.guards.identity"] = identity
     elif stage is Stage.EVALUATE:
-        scorers, field = spec.evaluation.metrics, "evaluation.metrics"
+        scorers = {f"evaluation.metrics[{n}]": metric for n, metric in enumerate(spec.evaluation.metrics)}
     else:
         adapter = spec.personalization.adapter
         return sources | ({"personalization.adapter": adapter} if adapter else {})
-    return sources | {f"{field}[{n}].model": scorer.model for n, scorer in enumerate(scorers) if scorer.model}
+    return sources | {f"{field}.model": scorer.model for field, scorer in scorers.items() if scorer.model}
 
 
 def hub_sources(spec: InstructBoothJobSpec, stage: Stage) -> dict[str, HubSource]:

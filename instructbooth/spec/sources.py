@@ -88,16 +88,22 @@ class ImageSource(ApiModel):
 
 
 PLACEHOLDER = "{subject}"
+CONTEXT = "{context}"
+
+Prompt = Annotated[str, Field(min_length=1, max_length=300)]
 
 
 class PromptSource(ApiModel):
     """Prompts, one per line in a file. `{subject}` marks where the subject is named: see docs/prompts.md."""
 
-    inline: (
-        Annotated[list[Annotated[str, Field(min_length=1, max_length=300)]], Field(min_length=1, max_length=500)] | None
-    ) = Field(default=None, description="The prompts themselves.")
+    inline: Annotated[list[Prompt], Field(min_length=1, max_length=500)] | None = Field(
+        default=None, description="The prompts themselves."
+    )
     config_map: PromptsRef | None = Field(default=None, description="A key of a ConfigMap, one prompt a line.")
     s3: S3Location | None = Field(default=None, description="One text object in object storage, one prompt a line.")
+    contexts: Annotated[list[Prompt], Field(min_length=1, max_length=200)] | None = Field(
+        default=None, description="A prompt with `{context}` stands for one prompt with each of these in its place."
+    )
     rules: ClassVar[tuple[Rule, ...]] = (
         exactly_one("inline", "configMap", "s3", example='inline: ["a {subject} on a beach"]'),
         Rule(
@@ -105,5 +111,13 @@ class PromptSource(ApiModel):
             check=lambda self: self.inline is None or any(PLACEHOLDER in p for p in self.inline),
             message='no prompt names the subject; write {subject} where it belongs, as in "a {subject} on a beach"',
             field="inline",
+        ),
+        Rule(
+            cel="!has(self.inline) || has(self.contexts) == self.inline.exists(p, p.contains('{context}'))",
+            check=lambda self: (
+                self.inline is None or (self.contexts is not None) == any(CONTEXT in p for p in self.inline)
+            ),
+            message="contexts and {context} go together: name contexts where a prompt has {context}, and only there",
+            field="contexts",
         ),
     )

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, JsonValue
+from pydantic import Field
 
 from instructbooth.spec.base import ApiModel, Quantity, Rule
-from instructbooth.spec.sources import ModelSource, PromptSource
+from instructbooth.spec.scores import Guards, RewardSpec, ScoreSpec
+from instructbooth.spec.sources import PromptSource
 
 PositiveFloat = Annotated[float, Field(gt=0, le=1e6)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -59,26 +60,6 @@ class Sampling(ApiModel):
     )
 
 
-class ScoreSpec(ApiModel):
-    """What scores pictures: a plug-in by name, with its model and parameters."""
-
-    name: Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")] = Field(
-        description="Name of the plug-in: one of docs/rewards.md, or one installed in the image."
-    )
-    model: ModelSource | None = Field(default=None, description="The scoring model, where the plug-in needs one.")
-    params: dict[str, JsonValue] = Field(default={}, description="Parameters of the plug-in; see its documentation.")
-
-
-class RewardSpec(ScoreSpec):
-    """One part of the reward."""
-
-    weight: Annotated[float, Field(ge=-1000, le=1000)] = Field(default=1.0, description="Weight in the sum of rewards.")
-    normalize: bool = Field(
-        default=False,
-        description="Standardise this part over the epoch's pictures of all processes before it is weighed.",
-    )
-
-
 class EarlyStopping(ApiModel):
     """Stop when prompts that are not trained on no longer gain."""
 
@@ -95,12 +76,25 @@ class EarlyStopping(ApiModel):
     )
 
 
-class Guards(ApiModel):
-    """Bounds past which the policy is no longer the personalized model."""
+class TimestepWindow(ApiModel):
+    """The steps of a trajectory that are stochastic and trained; the others are deterministic."""
 
-    kl_ceiling: Annotated[float, Field(gt=0, le=1e6)] | None = Field(
+    start: Annotated[int, Field(ge=0, le=998)] = Field(
+        default=0, description="First step of the window; step 0 is the noisiest."
+    )
+    end: Annotated[int, Field(ge=1, le=999)] = Field(description="The step after the window's last one.")
+    interval_epochs: Annotated[int, Field(ge=1, le=100_000)] | None = Field(
         default=None,
-        description="Mean KL per denoising step to the personalized policy that ends the stage; the best one stays.",
+        description="Move the window on by one step after so many epochs, and from the last steps back to `start`; it "
+        "stays when left out.",
+    )
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="self.start < self.end",
+            check=lambda self: self.start < self.end,
+            message="must be above start: the window holds the steps from start to end - 1",
+            field="end",
+        ),
     )
 
 
@@ -111,6 +105,10 @@ class Reinforcement(StageBase):
     """
 
     prompts: PromptSource = Field(description="Prompts the policy is trained on.")
+    prompt_weights: Annotated[dict[str, Annotated[float, Field(gt=0, le=1000)]], Field(max_length=64)] = Field(
+        default={},
+        description="How often prompts are drawn, by the prompt as its source has it; 1 for those not named here.",
+    )
     identifier_free_share: Share = Field(
         default=0.5,
         description="Share of the prompts that name the subject by description only (the paper's second technique).",
@@ -127,6 +125,11 @@ class Reinforcement(StageBase):
         description="Group size: pictures per prompt and epoch over all processes. Advantages compare within it.",
     )
     sampling: Sampling = Field(default=Sampling(), description="How rollouts are drawn.")
+    guidance_in_training: bool = Field(
+        default=True,
+        description="Train the guided prediction that pictures are drawn with; `false` trains the conditional one "
+        "alone, at half the cost.",
+    )
     eta: Annotated[float, Field(gt=0, le=1)] = Field(
         default=1.0,
         description="Noise of the stochastic step of DDIM or of the flow (0.7 is usual there); the policy is "
@@ -134,6 +137,9 @@ class Reinforcement(StageBase):
     )
     timesteps_per_trajectory: Annotated[int, Field(ge=1, le=1000)] | None = Field(
         default=None, description="Train on so many random steps of each trajectory; all when left out."
+    )
+    timestep_window: TimestepWindow | None = Field(
+        default=None, description="Draw noise in, and train, some steps of each trajectory alone; all when left out."
     )
     inner_epochs: Annotated[int, Field(ge=1, le=64)] = Field(
         default=1, description="Passes over each epoch's rollouts."
@@ -179,6 +185,54 @@ class Reinforcement(StageBase):
             ),
             message="must be at most sampling.steps - 1: the last step has no noise and so no log-probability",
             field="timestepsPerTrajectory",
+        ),
+        Rule(
+            cel="!has(self.timestepWindow) || self.timestepWindow.end <= self.sampling.steps - 1",
+            check=lambda self: self.timestep_window is None or self.timestep_window.end < self.sampling.steps,
+            message="end must be at most sampling.steps - 1: the last step has no noise and so no log-probability",
+            field="timestepWindow",
+        ),
+        Rule(
+            cel="!has(self.timestepWindow) || !has(self.timestepsPerTrajectory) || "
+            "self.timestepsPerTrajectory <= self.timestepWindow.end - self.timestepWindow.start",
+            check=lambda self: (
+                self.timestep_window is None
+                or self.timesteps_per_trajectory is None
+                or self.timesteps_per_trajectory <= self.timestep_window.end - self.timestep_window.start
+            ),
+            message="must be at most timestepWindow.end - timestepWindow.start, the steps in the window",
+            field="timestepsPerTrajectory",
+        ),
+        Rule(
+            cel="!has(self.prompts.inline) || self.promptWeights.all(p, p in self.prompts.inline)",
+            check=lambda self: (
+                self.prompts.inline is None or all(p in self.prompts.inline for p in self.prompt_weights)
+            ),
+            message="names a prompt that is not in prompts.inline; write it as it stands there, placeholders and all",
+            field="promptWeights",
+        ),
+        Rule(
+            cel="!has(self.guards.identity) || has(self.earlyStopping) || "
+            "self.identifierFreeShare * double(self.promptsPerEpoch) + 0.5 < double(self.promptsPerEpoch)",
+            check=lambda self: (
+                self.guards.identity is None
+                or self.early_stopping is not None
+                or self.identifier_free_share * self.prompts_per_epoch + 0.5 < self.prompts_per_epoch
+            ),
+            message="identity is measured on pictures with identifier, and the first epoch has none: lower "
+            "identifierFreeShare, raise promptsPerEpoch, or set earlyStopping, whose pictures all have it",
+            field="guards",
+        ),
+        Rule(
+            cel="!has(self.guards.diversityFloor) || !has(self.earlyStopping) || "
+            "self.earlyStopping.imagesPerPrompt > 1",
+            check=lambda self: (
+                self.guards.diversity_floor is None
+                or self.early_stopping is None
+                or self.early_stopping.images_per_prompt > 1
+            ),
+            message="diversityFloor compares pictures of a prompt: earlyStopping.imagesPerPrompt must be at least 2",
+            field="guards",
         ),
     )
 

@@ -10,7 +10,7 @@ import yaml
 
 from instructbooth.spec.job import InstructBoothJobSpec
 from tests.e2e import lab
-from tests.unit.spec.examples import BAD, bad, demo
+from tests.unit.spec.examples import BAD, CURRICULUM, bad, demo
 
 pytestmark = pytest.mark.cluster
 NAMESPACE = "api-test"
@@ -51,6 +51,7 @@ def test_what_is_stored_is_what_the_models_say():
     """Defaults of the API server and of pydantic are the same, and nothing is pruned."""
     manifest = demo()
     manifest["spec"]["runPolicy"] = {"suspend": True}
+    manifest["spec"]["reinforcement"] |= CURRICULUM
     manifest["spec"]["podTemplate"] = {
         "affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}},
         "env": [{"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}],

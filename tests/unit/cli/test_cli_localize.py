@@ -135,6 +135,19 @@ def test_links_are_renewed_and_strangers_left_alone(here):
         lay(store, (Mount("b", "own", here / "pics"),))
 
 
+def test_contexts_stay_and_the_guards_model_is_looked_up(here):
+    manifest = demo()
+    spec = manifest["spec"]["reinforcement"]
+    spec["prompts"] = {"configMap": {"name": "cm", "key": "train.txt"}, "contexts": ["on red"]}
+    found = of(manifest, here, prompts=here / "prompts").spec.reinforcement.prompts
+    assert found.s3 is not None
+    assert found.contexts == ["on red"]
+    guard = {"name": "subject-identity", "model": {"s3": {"prefix": "dino"}}, "floorShare": 0.9}
+    spec["guards"] = {"identity": guard}
+    with pytest.raises(CliError, match=r"spec\.reinforcement\.guards\.identity\.model is s3://.*--model dino=FOLDER"):
+        of(manifest, here, prompts=here / "prompts")
+
+
 def test_personalizations_own_sources_are_looked_up(here):
     manifest = demo()
     manifest["spec"]["personalization"]["adapter"] = {"s3": {"prefix": "loras/mine"}}

@@ -17,7 +17,7 @@ from click import Command, Group
 
 from instructbooth.cli.main import cli
 from instructbooth.spec.job import InstructBoothJobSpec
-from instructbooth.spec.stages import RewardSpec
+from instructbooth.spec.scores import RewardSpec
 from instructbooth_trainer.diffusion.model import DiffusionModel
 from instructbooth_trainer.families import families
 from instructbooth_trainer.rewards import score

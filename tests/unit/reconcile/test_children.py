@@ -81,6 +81,18 @@ def test_stage_1_gets_the_volume_of_its_adapter_and_its_validation_prompts() -> 
     assert "/mnt/prompts/validation" not in paths(validated, Stage.REINFORCE)
 
 
+def test_stage_2_gets_the_volume_of_its_guards_model() -> None:
+    guard = {"name": "subject-identity", "model": {"pvc": {"claimName": "dino"}}, "floor": 0.5}
+    job = resolved(reinforcement={"guards": {"identity": guard}})
+    claims = {
+        stage: [v["persistentVolumeClaim"]["claimName"] for v in volumes if "persistentVolumeClaim" in v]
+        for stage in Stage
+        for volumes in [pod_of(child_job(job, stage, 1, {}, DEFAULTS))["volumes"]]
+    }
+    assert "dino" in claims[Stage.REINFORCE]
+    assert "dino" not in claims[Stage.PERSONALIZE] + claims[Stage.EVALUATE]
+
+
 @pytest.mark.parametrize(
     ("golden", "job", "stage", "attempt"),
     [

@@ -183,6 +183,30 @@ def test_prompts_from_everywhere(sources: Sources, store: LocalStore, tmp_path: 
         assert sources.prompt_lines(PromptSource.model_validate(source), PromptRole.REINFORCEMENT) == expected
 
 
+def test_templates_times_contexts_with_weights(sources: Sources, store: LocalStore) -> None:
+    store.put_bytes("prompts.txt", b"a {subject} {context}\n  the {subject} \n")
+    file = {"s3": {"prefix": "prompts.txt"}, "contexts": ["on a beach", "in the snow"]}
+    source, role = PromptSource.model_validate(file), PromptRole.REINFORCEMENT
+    assert sources.prompt_lines(source, PromptRole.EVALUATION) == [
+        "a {subject} on a beach",
+        "a {subject} in the snow",
+        "the {subject}",
+    ]
+    assert sources.weighted_prompts(source, role, {"a {subject} {context}": 3}) == [
+        ("a {subject} on a beach", 3),
+        ("a {subject} in the snow", 3),
+        ("the {subject}", 1),
+    ]
+    assert sources.weighted_prompts(source, role, {" the {subject}": 0.5})[-1] == ("the {subject}", 0.5)
+    with pytest.raises(UserError, match=r"PromptsInvalid.*'a \{subject\} on a beach', which is no line of"):
+        sources.weighted_prompts(source, role, {"a {subject} on a beach": 3})
+    with pytest.raises(UserError, match=r"a prompt has \{context\} but there are no contexts"):
+        sources.prompt_lines(PromptSource.model_validate({"s3": {"prefix": "prompts.txt"}}), role)
+    store.put_bytes("prompts.txt", b"the {subject}\n")
+    with pytest.raises(UserError, match=r"and no prompt has \{context\}"):
+        sources.prompt_lines(source, role)
+
+
 @pytest.mark.parametrize(
     ("source", "way_out"),
     [

@@ -33,6 +33,11 @@ def _set(path: str, value: object) -> Callable[[Manifest], None]:
     return change
 
 
+def _update(**changes: object) -> Callable[[Manifest], None]:
+    """Change fields of the reinforcement."""
+    return lambda manifest: manifest["spec"]["reinforcement"].update(changes)
+
+
 def _drop(path: str) -> Callable[[Manifest], None]:
     def change(manifest: Manifest) -> None:
         *parents, last = path.split(".")
@@ -170,11 +175,82 @@ BAD: dict[str, tuple[Callable[[Manifest], object], str]] = {
         _set("reinforcement.timestepsPerTrajectory", 8),
         "spec.reinforcement.timestepsPerTrajectory",
     ),
+    "window-without-steps": (
+        _set("reinforcement.timestepWindow", {"start": 3, "end": 3}),
+        "spec.reinforcement.timestepWindow.end",
+    ),
+    "window-over-the-last-step": (
+        _update(timestepWindow={"start": 0, "end": 8}),
+        "spec.reinforcement.timestepWindow",
+    ),
+    "more-timesteps-than-the-window-has": (
+        _update(timestepWindow={"start": 2, "end": 5}, timestepsPerTrajectory=4),
+        "spec.reinforcement.timestepsPerTrajectory",
+    ),
+    "guard-without-floor": (
+        _set("reinforcement.guards", {"identity": {"name": "subject-identity"}}),
+        "spec.reinforcement.guards.identity",
+    ),
+    "guard-with-two-floors": (
+        _set("reinforcement.guards", {"identity": {"name": "subject-identity", "floor": 0.4, "floorShare": 0.9}}),
+        "spec.reinforcement.guards.identity",
+    ),
+    "guard-with-a-weight": (
+        _set("reinforcement.guards", {"identity": {"name": "subject-identity", "floor": 0.4, "weight": 2}}),
+        "spec.reinforcement.guards.identity.weight",
+    ),
+    "identity-of-pictures-without-identifier": (
+        _update(guards={"identity": {"name": "subject-identity", "floor": 0.4}}, identifierFreeShare=1),
+        "spec.reinforcement.guards",
+    ),
+    "floor-above-the-start": (_set("reinforcement.guards", {"diversityFloor": 1.5}), "spec.reinforcement.guards"),
+    "diversity-of-single-pictures": (
+        _update(
+            guards={"diversityFloor": 0.5},
+            earlyStopping={"prompts": {"inline": ["a {subject}"]}, "imagesPerPrompt": 1},
+        ),
+        "spec.reinforcement.guards",
+    ),
+    "weight-of-no-prompt": (
+        _set("reinforcement.promptWeights", {"a {subject} on the moon": 2}),
+        "spec.reinforcement.promptWeights",
+    ),
+    "weight-of-nothing": (
+        _set("reinforcement.promptWeights", {"a small {subject}": 0}),
+        "spec.reinforcement.promptWeights",
+    ),
+    "context-without-contexts": (
+        _set("evaluation.prompts", {"inline": ["a {subject} {context}"]}),
+        "spec.evaluation.prompts.contexts",
+    ),
+    "contexts-without-context": (
+        _set("reinforcement.prompts", {"inline": ["a {subject}"], "contexts": ["on a beach"]}),
+        "spec.reinforcement.prompts.contexts",
+    ),
     "share-above-one": (_set("reinforcement.identifierFreeShare", 1.5), "spec.reinforcement.identifierFreeShare"),
     "headline-is-no-metric": (_set("evaluation.headline", "beauty"), "spec.evaluation.headline"),
     "endpoint-without-scheme": (_set("artifacts.endpoint", "minio:9000"), "spec.artifacts.endpoint"),
     "prefix-climbs-out": (_set("artifacts.prefix", "../other"), "spec.artifacts.prefix"),
     "text-for-a-number": (_set("personalization.steps", "many"), "spec.personalization.steps"),
+}
+
+
+# What the rules of the reinforcement allow, all at once.
+CURRICULUM: dict[str, Any] = {
+    "prompts": {"inline": ["a {subject} {context}", "a small {subject}"], "contexts": ["on a beach", "in the snow"]},
+    "promptWeights": {"a small {subject}": 0.5},
+    "guidanceInTraining": False,
+    "timestepWindow": {"start": 1, "end": 5, "intervalEpochs": 5},
+    "timestepsPerTrajectory": 4,
+    "guards": {
+        "identity": {
+            "name": "subject-identity",
+            "model": {"s3": {"prefix": "models/miniature/fidelity"}},
+            "floorShare": 0.8,
+        },
+        "diversityFloor": 0.5,
+        "klCeiling": 1.0,
+    },
 }
 
 

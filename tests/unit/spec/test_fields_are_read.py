@@ -128,7 +128,18 @@ def train(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
         reinforcement={
             "epochs": 1,
             "earlyStopping": {"prompts": prompts, "imagesPerPrompt": 1, "intervalEpochs": 1},
-            "guards": {"klCeiling": 1e6},
+            "guards": {
+                "klCeiling": 1e6,
+                "identity": {
+                    "name": "subject-identity",
+                    "model": {"s3": {"prefix": "models/vision"}},
+                    "params": {"ceiling": 0.9},
+                    "floorShare": 0.01,
+                },
+                "diversityFloor": 0.01,
+            },
+            "timestepsPerTrajectory": 1,
+            "timestepWindow": {"end": 2, "intervalEpochs": 1},
         },
         evaluation={"prompts": prompts, "metrics": [scorer], "imagesPerPrompt": 1},
     )
@@ -159,7 +170,10 @@ def look_up(lab: Lab, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     changes: dict[str, Any] = {
         "subject": {"images": {"configMap": {"name": "pictures"}}},
         "artifacts": {"caBundle": {"name": "ca"}, "region": "here"},
-        "reinforcement": {"prompts": text, "rewards": [{"name": "clip-score", "model": {"hub": hub}}]},
+        "reinforcement": {
+            "prompts": {**text, "contexts": ["on red"]},
+            "rewards": [{"name": "clip-score", "model": {"hub": hub}}],
+        },
     }
     job = ResolvedJob.from_object(job_object(**changes))
     other = ResolvedJob.from_object(job_object(model={"source": {"pvc": pvc}}, subject={"images": {"pvc": pvc}}))
@@ -169,7 +183,7 @@ def look_up(lab: Lab, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "ca.crt").write_text("")
     for role in PromptRole:
         (folder / role.value).mkdir()
-        (folder / role.value / "a.txt").write_text("a {subject}")
+        (folder / role.value / "a.txt").write_text("a {subject} {context}")
     monkeypatch.delenv(Env.STORE)
     open_store(job.spec.artifacts, {Env.ACCESS_KEY: "a", Env.SECRET_KEY: "b"}, ca_dir=folder)
     with pytest.raises(Exception, match="unset or empty"):

@@ -7,7 +7,7 @@ import yaml
 from pydantic import ValidationError
 
 from instructbooth.spec.job import InstructBoothJobSpec
-from tests.unit.spec.examples import BAD, ROOT, bad, demo
+from tests.unit.spec.examples import BAD, CURRICULUM, ROOT, bad, demo
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*/*.yaml")), ids=lambda p: p.name)
@@ -33,6 +33,13 @@ def test_defaults_survive_a_round_trip():
     spec = InstructBoothJobSpec.model_validate(demo()["spec"])
     assert InstructBoothJobSpec.model_validate(spec.to_wire()) == spec
     assert spec.to_wire()["runPolicy"]["backoffLimit"] == 3
+
+
+def test_a_curriculum_with_guards_is_valid():
+    manifest = demo()["spec"]
+    manifest["reinforcement"] |= CURRICULUM
+    spec = InstructBoothJobSpec.model_validate(manifest)
+    assert InstructBoothJobSpec.model_validate(spec.to_wire()) == spec
 
 
 def test_a_key_left_out_is_the_one_that_everybody_uses():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from types import ModuleType
 
 import pytest
@@ -183,25 +184,65 @@ def check_min_snr_weights(module: ModuleType) -> None:
 def check_schedule_prompts(module: ModuleType) -> None:
     # Share 0.3 of 4 prompts an epoch over 5 epochs: 6 of 20, and never off by more than rounding on the way:
     # after n prompts round(0.3 n) = 1 (4), 2 (8), 4 (12), 5 (16), 6 (20).
-    epochs = [module.schedule_prompts(7, 4, 0.3, 0, epoch) for epoch in range(5)]
+    even = [1.0] * 7
+    epochs = [module.schedule_prompts(even, 4, 0.3, 0, epoch) for epoch in range(5)]
     free = [sum(not p.identifier for p in epoch) for epoch in epochs]
     assert free == [1, 1, 2, 1, 1]
     # Round-robin: 20 prompts of a list of 7: every prompt twice in the first 14.
     flat = [p.prompt for epoch in epochs for p in epoch]
     assert sorted(flat[:7]) == sorted(flat[7:14]) == list(range(7))
-    assert module.schedule_prompts(7, 4, 0.3, 0, 2) == epochs[2]
-    assert any(module.schedule_prompts(7, 4, 0.3, 1, e) != epochs[e] for e in range(5))
-    assert all(p.identifier for p in module.schedule_prompts(7, 4, 0.0, 0, 0))
-    assert not any(p.identifier for p in module.schedule_prompts(7, 4, 1.0, 0, 0))
+    assert flat[:7] != flat[7:14], "decks are shuffled"
+    assert flat[:7] != list(range(7))
+    assert module.schedule_prompts(even, 4, 0.3, 0, 2) == epochs[2]
+    assert any(module.schedule_prompts(even, 4, 0.3, 1, e) != epochs[e] for e in range(5))
+    assert all(p.identifier for p in module.schedule_prompts(even, 4, 0.0, 0, 0))
+    assert not any(p.identifier for p in module.schedule_prompts(even, 4, 1.0, 0, 0))
+    # Weights 3, 1, 0.5, 0.5 of a deck of 4 cards, W = 5: 2.4, 0.8, 0.4 and 0.4 cards a deck, so 2 or 3 of the first and
+    # 0 or 1 of each other in every deck, and in 500 decks 1200, 400, 200, 200 give or take 4 standard deviations (0.49
+    # and less a deck, so 44).
+    weights = [3.0, 1.0, 0.5, 0.5]
+    decks = [[p.prompt for p in module.schedule_prompts(weights, 4, 0.5, 0, deck)] for deck in range(500)]
+    assert all(deck.count(0) in (2, 3) and max(deck.count(n) for n in (1, 2, 3)) <= 1 for deck in decks)
+    counts = [sum(deck.count(n) for deck in decks) for n in range(4)]
+    assert all(abs(count - wanted) < 44 for count, wanted in zip(counts, (1200, 400, 200, 200), strict=True)), counts
+    assert len({tuple(deck) for deck in decks}) > 20, "decks are shuffled"
+    # It is the ratio that counts.
+    scaled = [[p.prompt for p in module.schedule_prompts([10 * w for w in weights], 4, 0.5, 0, e)] for e in range(9)]
+    assert scaled == decks[:9]
+
+
+def check_window_steps(module: ModuleType) -> None:
+    # 8 steps, of which the last is never trained: a window of 2 that begins at 1 can be at 1, 2, 3, 4 and 5.
+    assert module.window_steps(8, 1, 3, None, 1000) == range(1, 3)
+    moved = [module.window_steps(8, 1, 3, 10, epoch) for epoch in (0, 9, 10, 20, 30, 40, 49, 50, 99)]
+    assert [(r.start, r.stop) for r in moved] == [(n, n + 2) for n in (1, 1, 2, 3, 4, 5, 5, 1, 5)]
+    # One that has no room stays.
+    assert module.window_steps(4, 0, 3, 1, 5) == range(3)
 
 
 def check_choose_timesteps(module: ModuleType) -> None:
-    # Of 8 steps the last (7) is never chosen; 3 of the other 7, ascending, other ones for another picture.
-    chosen = [module.choose_timesteps(8, 3, 0, 0, image) for image in range(200)]
+    # 3 of steps 2 to 8, ascending, other ones for another picture and another epoch.
+    steps = range(2, 9)
+    chosen = [module.choose_timesteps(steps, 3, 0, 0, image) for image in range(200)]
     assert all(len(c) == 3 and c == sorted(set(c)) for c in chosen)
-    assert {step for c in chosen for step in c} == set(range(7))
-    assert module.choose_timesteps(8, None, 0, 0, 0) == list(range(7))
-    assert module.choose_timesteps(8, 7, 0, 0, 0) == list(range(7))
+    assert {step for c in chosen for step in c} == set(steps)
+    assert chosen != [module.choose_timesteps(steps, 3, 0, 1, image) for image in range(200)]
+    assert module.choose_timesteps(steps, None, 0, 0, 0) == list(steps)
+    assert module.choose_timesteps(steps, 7, 0, 0, 0) == list(steps)
+
+
+def check_group_diversity(module: ModuleType) -> None:
+    # Group 4: rows (0, 0), (6, 8), (0, 0): distances 10, 0, 10 over sqrt(2): mean 20 / 3 / 1.414214 = 4.714045.
+    # Group 2: rows (1, 1), (1, 1): 0. Interleaved. Mean 2.357023.
+    rows = torch.tensor([[0.0, 0.0], [1.0, 1.0], [6.0, 8.0], [1.0, 1.0], [0.0, 0.0]])
+    diversity = module.group_diversity(rows, torch.tensor([4, 2, 4, 2, 4]))
+    assert diversity == pytest.approx(2.357023, rel=1e-6)
+    # Each cell of the 16 x 16 is the mean of its pixels, channel by channel: 32 x 32 with 0 and 1 in turns is 0.5.
+    picture = torch.zeros(1, 3, 32, 32)
+    picture[:, 0, ::2] = 1.0
+    picture[:, 1] = 0.25
+    close(module.thumbnails(picture).view(3, 256).mean(dim=1), [0.5, 0.25, 0.0])
+    assert float(module.thumbnails(picture).view(3, 256).std(dim=1).max()) == 0.0
 
 
 def check_warmed_decay(module: ModuleType) -> None:
@@ -245,6 +286,12 @@ def check_exceeds_ceiling(module: ModuleType) -> None:
     assert not module.exceeds_ceiling(0.1, 0.1)
     assert module.exceeds_ceiling(float("nan"), 0.1)
     assert not module.exceeds_ceiling(5.0, None)
+
+
+def check_below_floor(module: ModuleType) -> None:
+    assert module.below_floor(0.09, 0.1)
+    assert not module.below_floor(0.1, 0.1)
+    assert module.below_floor(float("nan"), 0.1)
 
 
 class _Scheduler:
@@ -293,18 +340,25 @@ def check_ddim(module: ModuleType) -> None:
 
 
 def check_steps(module: ModuleType) -> None:
+    @dataclass(frozen=True)
     class Steps(module.Schedule):  # type: ignore[misc, name-defined]
-        timesteps = torch.tensor([900, 500])
-        sigma = torch.tensor([0.5, 2.0])
+        timesteps: Tensor
+        sigma: Tensor
 
         def mean(self, prediction: torch.Tensor, latents: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
             return prediction
 
     # Step 0: to mu + sigma, z = 1: -0.5 - log(0.5) - 0.918939 = -0.725791. Step 1: to mu itself: -log(2) - 0.918939.
     ones, to = torch.ones(2, 1, 1, 1), torch.tensor([1.5, 1.0]).view(2, 1, 1, 1)
-    log_prob, mean = Steps().log_prob(ones, 9 * ones, to, torch.tensor([0, 1]))
+    schedule = Steps(torch.tensor([900, 500]), torch.tensor([0.5, 2.0]))
+    log_prob, mean = schedule.log_prob(ones, 9 * ones, to, torch.tensor([0, 1]))
     close(log_prob, [-0.725791, -1.612086], 1e-5)
     close(mean.flatten(), [1.0, 1.0])
+    # Noise in steps 1 and 2 of four alone; the schedule itself stays as it is.
+    four = Steps(torch.tensor([900, 700, 500, 300]), torch.tensor([0.5, 2.0, 1.0, 0.25]))
+    close(four.stochastic_within(range(1, 3)).sigma, [0.0, 2.0, 1.0, 0.0])
+    assert torch.equal(four.stochastic_within(range(1, 3)).timesteps, four.timesteps)
+    close(four.sigma, [0.5, 2.0, 1.0, 0.25])
 
 
 def check_flow_matching(module: ModuleType) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -118,39 +119,68 @@ class Lab:
         return self.root / BUCKET / "test" / "tiny" / job.uid / stage.value / str(attempt) / "output"
 
     @contextmanager
-    def gang(self, job: ResolvedJob, stage: Stage, world_size: int = 2) -> Iterator[None]:
-        """Meanwhile run a stage as processes that find each other over gloo, as torchrun would start them."""
+    def gang(
+        self, job: ResolvedJob, stage: Stage, world_size: int = 2, attempt: int = 1, die_at: int | None = None
+    ) -> Iterator[None]:
+        """Meanwhile run a stage as processes that find each other over gloo, as torchrun would start them.
+
+        With `die_at` the last rank is killed before the optimizer step of this number, and no rank may succeed.
+        """
         self.runs += 1
         config = self.root / f"job-{self.runs}.json"
         config.write_text(job.model_dump_json(by_alias=True, exclude_none=True))
         env = {
             Env.CONFIG: str(config),
             Env.STAGE: stage.value,
-            Env.ATTEMPT: "1",
+            Env.ATTEMPT: str(attempt),
             Env.INPUTS: json.dumps({k.value: v for k, v in _inputs(stage).items()}),
             Env.STORE: str(self.root),
             Env.COORDINATOR: "127.0.0.1",
+            "DIE_AT_UPDATE": str(die_at),
         }
-        with processes(self.root, ["instructbooth_trainer.runtime.worker"], world_size, env, f"{self.runs}-"):
+        commands = [["instructbooth_trainer.runtime.worker"] for _ in range(world_size)]
+        if die_at is None:
+            with processes(self.root, commands, env, f"{self.runs}-"):
+                yield
+            return
+        commands[-1] = ["tests.unit.trainer.dying_worker"]
+        with processes(self.root, commands, env, f"{self.runs}-", all_end_by_a_kill):
             yield
+
+
+def all_well(codes: list[int], logs: list[Path]) -> None:
+    """What is expected of most gangs."""
+    assert codes == [0] * len(codes), logs[0].read_text()[-4000:]
+
+
+def all_end_by_a_kill(codes: list[int], logs: list[Path]) -> None:
+    """The last process is killed, and the others end with it."""
+    assert codes[-1] == -signal.SIGKILL, logs[-1].read_text()[-4000:]
+    assert all(codes), logs[0].read_text()[-4000:]
 
 
 @contextmanager
 def processes(
-    folder: Path, module: Sequence[str], world_size: int, env: Mapping[str, str] = {}, prefix: str = ""
+    folder: Path,
+    commands: Sequence[Sequence[str]],
+    env: Mapping[str, str],
+    prefix: str = "",
+    expect: Callable[[list[int], list[Path]], None] = all_well,
 ) -> Iterator[None]:
-    """Meanwhile run a module, with arguments, as ranks 0, 1, ... on one thread each; their logs lie in the folder."""
+    """Meanwhile run modules, with arguments, as ranks 0, 1, ... on one thread each; their logs lie in the folder."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     started, logs = [], []
-    for rank in range(world_size):
-        ranks = {
+    for rank, module in enumerate(commands):
+        environment = {
+            **os.environ,
+            **env,
             Env.NODE_RANK: str(rank),
             Env.TERMINATION_LOG: str(folder / f"termination-{prefix}{rank}"),
             "RANK": str(rank),
             "LOCAL_RANK": "0",
-            "WORLD_SIZE": str(world_size),
+            "WORLD_SIZE": str(len(commands)),
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(port),
             "OMP_NUM_THREADS": "1",
@@ -158,14 +188,12 @@ def processes(
         log = folder / f"log-{prefix}{rank}.txt"
         logs.append(log)
         command = [sys.executable, "-m", *module]
-        environment = os.environ | dict(env) | ranks
         started.append(
             subprocess.Popen(command, env=environment, stdout=log.open("w"), stderr=subprocess.STDOUT, text=True)
         )
     try:
         yield
-        codes = [process.wait(timeout=1200) for process in started]
-        assert codes == [0] * world_size, logs[0].read_text()[-4000:]
+        expect([process.wait(timeout=1200) for process in started], logs)
     finally:
         for process in started:
             process.kill()

@@ -14,6 +14,7 @@ from instructbooth_trainer.algorithms import (
     advantages,
     averaging,
     buckets,
+    diversity,
     dreambooth,
     flow_matching,
     gaussian,
@@ -45,11 +46,14 @@ CHECKS = [
     (checks.check_centre_crop, buckets),
     (checks.check_min_snr_weights, dreambooth),
     (checks.check_schedule_prompts, schedule),
+    (checks.check_window_steps, schedule),
     (checks.check_choose_timesteps, schedule),
+    (checks.check_group_diversity, diversity),
     (checks.check_stopping, stopping),
     (checks.check_warmed_decay, averaging),
     (checks.check_learning_rate, learning_rate),
     (checks.check_exceeds_ceiling, stopping),
+    (checks.check_below_floor, stopping),
     (checks.check_ddim, ddim),
     (checks.check_flow_matching, flow_matching),
     (checks.check_draw_times, flow_matching),
@@ -90,17 +94,25 @@ def test_kl_is_torchs() -> None:
 
 @settings(max_examples=50, deadline=None)
 @given(
-    num_prompts=st.integers(1, 20),
+    weights=st.lists(st.sampled_from([0.01, 0.5, 1.0, 3.0]), min_size=1, max_size=20),
     per_epoch=st.integers(1, 20),
     share=st.floats(0, 1),
     epochs=st.integers(1, 20),
     seed=st.integers(0, 5),
 )
-def test_share_is_exact_over_any_run(num_prompts: int, per_epoch: int, share: float, epochs: int, seed: int) -> None:
-    drawn = [p for e in range(epochs) for p in schedule.schedule_prompts(num_prompts, per_epoch, share, seed, e)]
+def test_shares_are_exact_over_any_run(
+    weights: list[float], per_epoch: int, share: float, epochs: int, seed: int
+) -> None:
+    drawn = [p for e in range(epochs) for p in schedule.schedule_prompts(weights, per_epoch, share, seed, e)]
     assert abs(sum(not p.identifier for p in drawn) - share * len(drawn)) <= 0.5 + 1e-9
-    counts = [sum(p.prompt == n for p in drawn) for n in range(num_prompts)]
-    assert max(counts) - min(counts) <= 1
+    count = len(weights)
+    for first in range(0, len(drawn) - count + 1, count):
+        deck = [p.prompt for p in drawn[first : first + count]]
+        for number, weight in enumerate(weights):
+            assert abs(deck.count(number) - count * weight / sum(weights)) < 1 + 1e-9
+    if len(set(weights)) == 1:
+        counts = [sum(p.prompt == n for p in drawn) for n in range(count)]
+        assert max(counts) - min(counts) <= 1
 
 
 @settings(max_examples=50, deadline=None)

@@ -59,7 +59,7 @@ def labs(folders: dict[str, Path], tiny: TinyWorld, tmp_path_factory: pytest.Tem
             image.save(lab.root / BUCKET / "subject" / f"{number}.png")
         (lab.root / "job.json").write_text(small_job(lab, WORLD).model_dump_json(by_alias=True, exclude_none=True))
     command = ["tests.unit.trainer.gang_of_families", *(str(lab.root) for lab in labs.values())]
-    with processes(root, command, WORLD):
+    with processes(root, [command] * WORLD, {}):
         pass
     return labs
 

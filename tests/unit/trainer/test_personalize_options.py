@@ -23,7 +23,7 @@ from instructbooth_trainer.report.validation import spread
 from instructbooth_trainer.runtime.errors import UserError
 from instructbooth_trainer.runtime.state import load_optimizer_tensors, optimizer_tensors
 from tests.unit.trainer.harness import Lab
-from tests.unit.trainer.test_recipes import Killed, kill_at_update
+from tests.unit.trainer.second_stage import Killed, kill_at_update
 from tests.unit.trainer.tiny import TinyWorld
 
 PERSONALIZE = Stage.PERSONALIZE

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer, CLIPVisionModel
 
-from instructbooth.spec.stages import RewardSpec
+from instructbooth.spec.scores import RewardSpec
 from instructbooth_trainer.rewards import Part, RewardContext, WeightedReward, load_reward, score
 from instructbooth_trainer.rewards.clip_score import create as create_clip
 from instructbooth_trainer.rewards.pick_score import create as create_pick

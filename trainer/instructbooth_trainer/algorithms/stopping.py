@@ -1,6 +1,6 @@
-"""When to stop: no gain on held-out prompts for `patience` validations, or a mean KL above the ceiling.
+"""When to stop: no gain on held-out prompts for `patience` validations, a KL above its ceiling, a score too low.
 
-Source: reward over-optimisation is what ends RL on diffusion models (DDPO, arXiv 2305.13301, section 6.3). Both rules
+Source: reward over-optimisation is what ends RL on diffusion models (DDPO, arXiv 2305.13301, section 6.3). All rules
 keep an adapter that was seen to be good rather than the last one.
 """
 
@@ -31,3 +31,8 @@ class StoppingState:
 def exceeds_ceiling(kl: float, ceiling: float | None) -> bool:
     """Whether the mean KL per denoising step is past its ceiling. Not-a-number is: such a policy is lost."""
     return ceiling is not None and not kl <= ceiling
+
+
+def below_floor(value: float, floor: float) -> bool:
+    """Whether a guarded score is below its floor. Not-a-number is."""
+    return not value >= floor

@@ -14,10 +14,10 @@ Encoding = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What the policy is conditioned on, in sampling and in training alike.
+    """What the policy is conditioned on.
 
-    Guidance is part of the policy: where rollouts are drawn with guidance > 1, log-probabilities are of the guided
-    mean and gradients pass through both halves of the folded batch.
+    Where rollouts are drawn with guidance > 1 and it is trained along, log-probabilities are of the guided mean and
+    gradients pass through both halves of the folded batch.
 
     Attributes:
         encoding: a row per picture in every tensor.
@@ -32,6 +32,10 @@ class Conditioning:
     def rows(self, index: Tensor | slice) -> Conditioning:
         """The conditioning of some rows."""
         return Conditioning({name: x[index] for name, x in self.encoding.items()}, self.empty, self.guidance)
+
+    def conditional(self) -> Conditioning:
+        """Without the empty prompt: the conditional prediction alone. A model that is told its guidance keeps it."""
+        return self if self.empty is None else Conditioning(self.encoding)
 
     @staticmethod
     def cat(parts: Sequence[Conditioning]) -> Conditioning:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
+from typing import Any, Self
 
+import torch
 from torch import Tensor
 
 from instructbooth_trainer.algorithms.gaussian import gaussian_log_prob
 
 
 class Schedule(ABC):
-    """The steps of one sampling run.
+    """The steps of one sampling run; what is made of it is a frozen dataclass.
 
     Attributes:
         timesteps: what the model is told, [num_steps], descending.
@@ -29,6 +32,14 @@ class Schedule(ABC):
             latents: x_t, same shape.
             steps: each row's index into the schedule, [batch], int64.
         """
+
+    def stochastic_within(self, steps: range) -> Self:
+        """The same steps with noise in some of them alone; the others are the deterministic sampler's."""
+        inside = torch.zeros_like(self.sigma)
+        inside[steps.start : steps.stop] = 1.0
+        schedule: Any = self
+        changed: Self = dataclasses.replace(schedule, sigma=self.sigma * inside)
+        return changed
 
     def log_prob(
         self, prediction: Tensor, latents: Tensor, next_latents: Tensor, steps: Tensor

@@ -9,13 +9,17 @@ the group over all ranks, and take clipped policy-gradient steps on some steps o
 
 Assumptions and deviations:
 - The policy goes on from stage 1's adapter, whose frozen copy is the reference. A text encoder's adapter stays as it
-  is. Guidance, if any, is part of the policy: trained as sampled.
+  is. Guidance, if any, is part of the policy: trained as sampled, unless `guidanceInTraining` is false, as in DDPO:
+  then the policy that is trained is the conditional prediction alone.
 - Old log-probabilities are computed again on the training path, on the batches of the first inner epoch, so that its
-  first ratio is 1 whatever the dtype. Reference means are computed once per epoch.
+  first ratio is 1 whatever the dtype; those of the first update are the ones it trains on. Reference means are computed
+  once per epoch, and not at all where nothing weighs or bounds the KL.
 - Advantages compare with the pictures of the same prompt in this epoch on all ranks; no running buffer.
 - Parts of the reward that ask for it are normalised over the epoch's pictures of all ranks before they are weighed; in
   validations by the spread of the first one, so that validations compare.
 - The reward's text has the description instead of the identifier, for either kind of prompt.
+- Guards look at the validation pictures or, without them, at each epoch's rollouts before they are trained on; what an
+  epoch's pictures show is what the epochs before have made of the adapter.
 - Every random number is keyed by (seed, epoch, number of the picture): a resumed run repeats an unbroken one.
 """
 
@@ -23,20 +27,22 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from instructbooth.contract import Outcome, Stage
 from instructbooth_trainer.algorithms.kl import gaussian_kl
-from instructbooth_trainer.algorithms.stopping import StoppingState, exceeds_ceiling
+from instructbooth_trainer.algorithms.stopping import StoppingState
 from instructbooth_trainer.algorithms.surrogate import clip_fraction, clipped_surrogate
 from instructbooth_trainer.algorithms.weighting import part_scale
 from instructbooth_trainer.diffusion.adapter import Adapter
 from instructbooth_trainer.diffusion.model import DiffusionModel
 from instructbooth_trainer.diffusion.noise import keyed_generator
 from instructbooth_trainer.recipes.export import write_adapter
+from instructbooth_trainer.recipes.guards import Watch
 from instructbooth_trainer.recipes.rollouts import Pairs, Rollouts
 from instructbooth_trainer.recipes.training import AdapterState, SynchronizedAdamW, samples_sheet
 from instructbooth_trainer.runtime.context import RunContext
@@ -70,6 +76,7 @@ class Reinforce:
         )
         self.state = AdapterState(self.adapter, self.optimizer.optimizer)
         self.stopping = StoppingState()
+        self.watch = Watch(self.spec.guards, self.state, self.adapter, run.progress)
 
     def log_prob(self, pairs: Pairs, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Log-probability [batch] and mean [batch, *latent_shape] of some pairs under the adapter in place."""
@@ -86,45 +93,73 @@ class Reinforce:
             yield [update[first : first + size] for first in range(0, len(update), size)]
 
     @torch.no_grad()
-    def before(self, pairs: Pairs, epoch: int) -> tuple[Tensor, Tensor]:
-        """Old log-probabilities [pairs] and reference means [pairs, *latent_shape], on the training path."""
-        batches = [rows for update in self.updates(len(pairs.steps), epoch, inner=0) for rows in update]
-        old, means = torch.zeros_like(pairs.advantages), torch.zeros_like(pairs.latents)
+    def old_log_probs(self, pairs: Pairs, batches: Sequence[Tensor]) -> Tensor:
+        """Log-probabilities under the adapter in place, on the training path: [pairs], 0 outside of the batches."""
+        old = torch.zeros_like(pairs.advantages)
         for rows in batches:
             old[rows] = self.log_prob(pairs, rows)[0]
+        return old
+
+    @torch.no_grad()
+    def reference_means(self, pairs: Pairs, batches: Sequence[Tensor]) -> Tensor:
+        """Means of the personalized policy, [pairs, *latent_shape]."""
+        means = torch.zeros_like(pairs.latents)
         with self.adapter.swapped(self.reference):
             for rows in batches:
                 means[rows] = self.log_prob(pairs, rows)[1]
-        return old, means
+        return means
+
+    def kl(self, pairs: Pairs, rows: Tensor, mean: Tensor, reference: Tensor) -> Tensor:
+        """KL of some pairs to the personalized policy, [batch]; `reference` has the means of all pairs."""
+        return gaussian_kl(mean, reference[rows], self.schedule.sigma[pairs.steps[rows]])
 
     def train(self, pairs: Pairs, epoch: int) -> dict[str, float]:
-        """The epoch's optimizer steps; returns means over all ranks. Collective."""
-        spec = self.spec
-        old, reference = self.before(pairs, epoch)
+        """The epoch's optimizer steps; returns means over all ranks. Collective.
+
+        Without anything that weighs or bounds the KL there is no `kl` among them, and without a bound no `kl_end`,
+        which is the KL once the last update is done: within an epoch it can rise far above the mean.
+        """
+        spec, num_pairs = self.spec, len(pairs.steps)
+        first, *later = list(self.updates(num_pairs, epoch, inner=0))
+        old = self.old_log_probs(pairs, [rows for update in later for rows in update])
+        batches = [rows for update in (first, *later) for rows in update]
+        wants_kl = spec.kl_weight > 0 or self.watch.wants_kl
+        reference = self.reference_means(pairs, batches) if wants_kl else None
         self.run.progress.beat()
         sums, steps = torch.zeros(2, device=self.model.device), []
         count = 0
         for inner in range(spec.inner_epochs):
-            for update in self.updates(len(pairs.steps), epoch, inner):
+            for number, update in enumerate(self.updates(num_pairs, epoch, inner)):
                 total = torch.zeros((), device=self.model.device)
                 for rows in update:
                     log_prob, mean = self.log_prob(pairs, rows)
-                    kl = gaussian_kl(mean, reference[rows], self.schedule.sigma[pairs.steps[rows]])
-                    surrogate = clipped_surrogate(log_prob, old[rows], pairs.advantages[rows], spec.clip_range)
-                    loss = (surrogate + spec.kl_weight * kl).sum()
+                    if inner == 0 and number == 0:  # nothing has been updated: the policy is still the one that drew
+                        old[rows] = log_prob.detach()
+                    losses = clipped_surrogate(log_prob, old[rows], pairs.advantages[rows], spec.clip_range)
+                    clipped = clip_fraction(log_prob.detach(), old[rows], spec.clip_range) * len(rows)
+                    kl = torch.zeros_like(losses)
+                    if reference is not None:
+                        kl = self.kl(pairs, rows, mean, reference)
+                        losses = losses + spec.kl_weight * kl
+                    loss = losses.sum()
                     self.optimizer.backward(loss)
                     total += loss.detach()
-                    clipped = clip_fraction(log_prob.detach(), old[rows], spec.clip_range) * len(rows)
                     sums += torch.stack([kl.detach().sum(), clipped])
                     count += len(rows)
                 steps.append(self.optimizer.step(sum(len(rows) for rows in update), float(total)))
-        numbers = torch.cat([sums, sums.new_tensor([float(count)])])
-        kl_sum, clipped_sum, pairs_seen = self.run.accelerator.reduce(numbers, reduction="sum").tolist()
+        end = torch.zeros((), device=self.model.device)
+        if reference is not None and self.watch.wants_kl:
+            with torch.no_grad():
+                for rows in batches:
+                    end += self.kl(pairs, rows, self.log_prob(pairs, rows)[1], reference).sum()
+        numbers = torch.cat([sums, end[None], sums.new_tensor([float(count), float(num_pairs)])])
+        kl_sum, clipped_sum, end_sum, seen, all_pairs = self.run.accelerator.reduce(numbers, reduction="sum").tolist()
         return {
             "loss": sum(step.loss for step in steps) / len(steps),
             "grad_norm": sum(step.grad_norm for step in steps) / len(steps),
-            "kl": kl_sum / pairs_seen,
-            "clip_fraction": clipped_sum / pairs_seen,
+            **({"kl": kl_sum / seen} if wants_kl else {}),
+            **({"kl_end": end_sum / all_pairs} if self.watch.wants_kl else {}),
+            "clip_fraction": clipped_sum / seen,
         }
 
     def validate(self, epoch: int) -> None:
@@ -136,7 +171,10 @@ class Reinforce:
         rule = self.spec.early_stopping
         if rule is None:
             return
-        scores, reward = self.rollouts.validate(rule.images_per_prompt), self.rollouts.reward
+        verdict, reward = self.rollouts.validate(rule.images_per_prompt), self.rollouts.reward
+        if not self.watch.within(verdict.measured, epoch):
+            return
+        scores = verdict.scores
         scale = None
         if reward.normalizes:
             first = self.state.record.setdefault("validation_scale", part_scale(scores).tolist())
@@ -154,26 +192,29 @@ class Reinforce:
         }
         self.run.progress.update(epoch, validation_reward=score)
         if self.stopping.exhausted(rule.patience):
-            self.state.record["stopped"] = f"no gain on validation prompts in {rule.patience} validations"
+            self.watch.stop(f"earlyStopping.patience: no gain in {rule.patience} validations")
 
     def epoch(self, epoch: int) -> None:
         """One round of sampling and training, and the guards. Collective."""
         began = time.monotonic()
-        pairs, scores = self.rollouts.collect(epoch)
+        drawn = self.rollouts.draw(epoch)
+        scores = drawn.verdict.scores
+        rule = self.spec.early_stopping
+        looks = self.watch.looks and rule is None  # else at validations
+        if looks and not self.watch.within_rollouts(drawn.verdict.measured, epoch):
+            return
         before = self.adapter.tensors()
-        numbers = self.train(pairs, epoch)
+        numbers = self.train(self.rollouts.pairs(drawn, epoch), epoch)
         numbers |= self.rollouts.reward.numbers(scores)
         self.state.curve.append(numbers)
         speed = scores.shape[1] / (time.monotonic() - began)
         self.run.progress.update(epoch + 1, images_per_second=speed, **numbers)
-        ceiling = self.spec.guards.kl_ceiling
-        if exceeds_ceiling(numbers["kl"], ceiling):
-            self.state.kept.setdefault("best", before)
-            self.state.record["stopped"] = f"mean KL {numbers['kl']:.4g} is past guards.klCeiling {ceiling}"
+        if not self.watch.within_kl(numbers, before):
             return
-        rule = self.spec.early_stopping
         if rule and ((epoch + 1) % rule.interval_epochs == 0 or epoch + 1 == self.spec.epochs):
             self.validate(epoch + 1)
+        elif looks and epoch + 1 == self.spec.epochs:  # nobody has looked at the last adapter yet
+            self.watch.within_rollouts(self.rollouts.draw(epoch + 1).verdict.measured, epoch + 1)
 
     def restore(self) -> int:
         """Go on from a checkpoint; returns the epoch to go on with. Collective."""
@@ -193,7 +234,7 @@ def run(run: RunContext) -> Outcome:
     if start == 0:
         stage.validate(0)
     for epoch in range(start, stage.spec.epochs):
-        if "stopped" in stage.state.record:
+        if stage.watch.stopped:
             break
         stage.epoch(epoch)
         run.checkpoint(epoch + 1, stage.state)
@@ -219,4 +260,4 @@ def finish(stage: Reinforce) -> Outcome:
         (folder / "reinforce.json").write_text(json.dumps(report, indent=1))
         samples_sheet(run, stage.model, folder / "samples.png", stage.rollouts.validation or stage.rollouts.prompts)
         write_adapter(run, stage.adapter, folder, numbers)
-    return run.publish(folder, numbers)
+    return replace(run.publish(folder, numbers), message=stage.watch.stopped)

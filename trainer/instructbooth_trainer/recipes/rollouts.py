@@ -1,20 +1,21 @@
 """Rollouts of the policy: pictures drawn, scored, and compared within their group over all ranks.
 
-Picture number n of an epoch belongs to rank n mod world size. Only scores travel between ranks, never pictures; parts
-of the reward are normalised and summed once all of them are there.
+Picture number n of an epoch belongs to rank n mod world size. Only scores travel between ranks, and thumbnails where a
+guard wants them, never pictures; parts of the reward are normalised and summed once all of them are there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from instructbooth.contract import PromptRole
+from instructbooth.spec.sources import PLACEHOLDER
 from instructbooth_trainer.algorithms.advantages import group_advantages
-from instructbooth_trainer.algorithms.schedule import choose_timesteps, schedule_prompts
+from instructbooth_trainer.algorithms.schedule import choose_timesteps, schedule_prompts, window_steps
 from instructbooth_trainer.diffusion.conditioning import Conditioning
 from instructbooth_trainer.diffusion.model import DiffusionModel
 from instructbooth_trainer.diffusion.noise import keyed_generator
@@ -22,7 +23,8 @@ from instructbooth_trainer.diffusion.prompts import expand, reward_text
 from instructbooth_trainer.diffusion.sampling import conditioning_for, sample, sampling_batch
 from instructbooth_trainer.diffusion.schedule import Schedule
 from instructbooth_trainer.recipes.behind import one_behind
-from instructbooth_trainer.rewards import RewardContext, WeightedReward
+from instructbooth_trainer.recipes.judges import Judges, Verdict
+from instructbooth_trainer.rewards import RewardContext
 from instructbooth_trainer.runtime.context import RunContext
 from instructbooth_trainer.runtime.errors import UserError
 
@@ -36,7 +38,7 @@ class Pairs:
         next_latents: x_{t-1}, same shape.
         steps: index into the schedule, [pairs].
         advantages: [pairs].
-        conditioning: what the policy read, a row per pair.
+        conditioning: what the policy is trained under, a row per pair.
     """
 
     latents: Tensor
@@ -44,6 +46,60 @@ class Pairs:
     steps: Tensor
     advantages: Tensor
     conditioning: Conditioning
+
+
+@dataclass(frozen=True)
+class Order:
+    """Pictures to be drawn, by all ranks together.
+
+    Attributes:
+        templates: of each picture.
+        named: whether the identifier is to stand in its prompt.
+        group_size: pictures in a row that have the prompt in common.
+    """
+
+    templates: list[str]
+    named: list[bool]
+    group_size: int
+
+    def __len__(self) -> int:
+        return len(self.templates)
+
+    @property
+    def groups(self) -> Tensor:
+        """Number of each picture's group, [num_images]."""
+        return torch.arange(len(self)) // self.group_size
+
+    @property
+    def identified(self) -> list[bool]:
+        """Whether each picture's prompt holds the identifier."""
+        return [named and PLACEHOLDER in template for template, named in zip(self.templates, self.named, strict=True)]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What became of an order.
+
+    Attributes:
+        verdict: of all ranks' pictures.
+        mine: numbers of this rank's pictures.
+        batches: trajectories of this rank's pictures, [num_steps + 1, batch, *latent_shape], and what they were drawn
+            under; none where there are fewer pictures than ranks.
+    """
+
+    verdict: Verdict
+    mine: list[int]
+    batches: list[tuple[Tensor, Conditioning]]
+
+    @property
+    def trajectories(self) -> Tensor:
+        """Of all of this rank's pictures, [num_steps + 1, len(mine), *latent_shape]."""
+        return torch.cat([trajectory for trajectory, _ in self.batches], dim=1)
+
+    @property
+    def conditioning(self) -> Conditioning:
+        """A row per picture of this rank."""
+        return Conditioning.cat([conditioning for _, conditioning in self.batches])
 
 
 class Rollouts:
@@ -73,29 +129,85 @@ class Rollouts:
                 f"{run.gang.world_size} processes; draw more or use fewer nodes",
             )
         context = RewardContext(run.model_folder, run.subject_images(), str(model.device), job.model.dtype)
-        self.reward = WeightedReward.load(self._spec.rewards, context)
-        self.prompts = run.prompts(self._spec.prompts, PromptRole.REINFORCEMENT)
+        judges = Judges.load(self._spec.rewards, self._spec.guards, context)
+        self.reward = judges.reward
+        weighted = run.training_prompts()
+        self.prompts, self._weights = [prompt for prompt, _ in weighted], [weight for _, weight in weighted]
         stopping = self._spec.early_stopping
         self.validation = run.prompts(stopping.prompts, PromptRole.VALIDATION) if stopping else []
+        # Where there are validations, guards look at those: they show the same prompts and the same noise each time.
+        self._validation_judges, self._judges = judges, judges.reward_alone() if stopping else judges
         # Now, and not in the epoch that draws it.
         model.check_prompts([expand(t, job.subject, identifier=True) for t in (*self.prompts, *self.validation)])
         self.schedule = model.schedule(self._spec.sampling.steps, self._spec.eta)
 
-    def _draw(
-        self, texts: Sequence[str], judged: Sequence[str], schedule: Schedule, *key: int | str
-    ) -> tuple[Tensor, list[int], list[Tensor], list[Conditioning]]:
-        """Draw and score one picture per text, split over the ranks; a batch is scored while the next is drawn.
+    def order(self, epoch: int) -> Order:
+        """The pictures of an epoch."""
+        spec, size = self._spec, self._spec.images_per_prompt
+        chosen = schedule_prompts(self._weights, spec.prompts_per_epoch, spec.identifier_free_share, spec.seed, epoch)
+        templates = [self.prompts[c.prompt] for c in chosen for _ in range(size)]
+        return Order(templates, [c.identifier for c in chosen for _ in range(size)], size)
 
-        Collective.
+    def trained_steps(self, epoch: int) -> range:
+        """The steps of a trajectory that an epoch trains some or all of: those with noise, but never the last."""
+        steps, window = self._spec.sampling.steps, self._spec.timestep_window
+        if window is None:
+            return range(steps - 1)
+        return window_steps(steps, window.start, window.end, window.interval_epochs, epoch)
 
-        Returns:
-            raw scores of all pictures, [parts, num], equal on all ranks; the numbers of this rank's pictures; per
-            batch of them the trajectories [num_steps + 1, batch, *latent_shape] and the conditioning.
+    def draw(self, epoch: int) -> Drawn:
+        """The pictures of one epoch, drawn and scored. Collective."""
+        schedule = self.schedule
+        if self._spec.timestep_window is not None:
+            schedule = schedule.stochastic_within(self.trained_steps(epoch))
+        return self._draw(self.order(epoch), schedule, self._judges, "rollout", epoch)
+
+    def pairs(self, drawn: Drawn, epoch: int) -> Pairs:
+        """What this rank is trained on of an epoch's pictures."""
+        spec = self._spec
+        rewards = self.reward.total(drawn.verdict.scores)
+        shared = spec.advantage_std == "epoch"
+        advantages = group_advantages(rewards, self.order(epoch).groups, spec.advantage_clip, shared_std=shared)
+        advantages = advantages[drawn.mine].to(self._model.device)
+        candidates = self.trained_steps(epoch)
+        pairs = [
+            (row, step)
+            for row, number in enumerate(drawn.mine)
+            for step in choose_timesteps(candidates, spec.timesteps_per_trajectory, spec.seed, epoch, number)
+        ]
+        rows, steps = torch.tensor(pairs, device=self._model.device).unbind(1)
+        trajectories = drawn.trajectories
+        conditioning = drawn.conditioning if spec.guidance_in_training else drawn.conditioning.conditional()
+        return Pairs(
+            trajectories[steps, rows],
+            trajectories[steps + 1, rows],
+            steps,
+            advantages[rows],
+            conditioning.rows(rows),
+        )
+
+    def collect(self, epoch: int) -> tuple[Pairs, Tensor]:
+        """One epoch's rollouts: this rank's pairs, and raw scores of all pictures, [parts, num_images]. Collective."""
+        drawn = self.draw(epoch)
+        return self.pairs(drawn, epoch), drawn.verdict.scores
+
+    def validate(self, images_per_prompt: int) -> Verdict:
+        """The validation prompts' verdict. Collective.
+
+        Pictures are drawn without noise in the steps, from the same noise every time.
         """
-        mine = list(range(self._run.gang.rank, len(texts), self._run.gang.world_size))
-        scores = torch.zeros(len(self.reward.names), len(texts), device=self._model.device)
-        trajectories: list[Tensor] = []
-        conditionings: list[Conditioning] = []
+        templates = [template for template in self.validation for _ in range(images_per_prompt)]
+        order = Order(templates, [True] * len(templates), images_per_prompt)
+        schedule = self._model.schedule(self._spec.sampling.steps, eta=0.0)
+        return self._draw(order, schedule, self._validation_judges, "validation").verdict
+
+    def _draw(self, order: Order, schedule: Schedule, judges: Judges, *key: int | str) -> Drawn:
+        """Draw and score pictures, split over the ranks; a batch is scored while the next is drawn. Collective."""
+        texts = [expand(t, self._subject, identifier=i) for t, i in zip(order.templates, order.named, strict=True)]
+        judged = [reward_text(t, self._subject) for t in order.templates]
+        mine = list(range(self._run.gang.rank, len(order), self._run.gang.world_size))
+        scores = torch.zeros(judges.rows, len(order), device=self._model.device)
+        drawn: list[tuple[Tensor, Conditioning]] = []
         size = sampling_batch(self._model.resolution)
         batches = [mine[first : first + size] for first in range(0, len(mine), size)]
 
@@ -106,59 +218,13 @@ class Rollouts:
                 conditioning = conditioning_for(self._model, unique, self._spec.sampling.guidance_scale).rows(index)
                 generators = [keyed_generator(self._spec.seed, *key, n) for n in numbers]
                 trajectory = sample(self._model, schedule, conditioning, generators)
-                trajectories.append(trajectory)
-                conditionings.append(conditioning)
+                drawn.append((trajectory, conditioning))
                 self._run.progress.beat()
                 yield self._model.decode(trajectory[-1]), [judged[n] for n in numbers]
 
-        for numbers, batch in zip(batches, one_behind(lambda drawn: self.reward(*drawn), pictures()), strict=True):
+        for numbers, batch in zip(batches, one_behind(lambda batch: judges(*batch), pictures()), strict=True):
             scores[:, torch.tensor(numbers)] = batch.to(self._model.device)
             self._run.progress.beat()
         everybodys: Tensor = self._run.accelerator.reduce(scores, reduction="sum")
-        return everybodys.cpu(), mine, trajectories, conditionings
-
-    def collect(self, epoch: int) -> tuple[Pairs, Tensor]:
-        """One epoch's rollouts: this rank's pairs, and raw scores of all pictures, [parts, num_images]. Collective."""
-        spec, size = self._spec, self._spec.images_per_prompt
-        chosen = schedule_prompts(
-            len(self.prompts), spec.prompts_per_epoch, spec.identifier_free_share, spec.seed, epoch
-        )
-        templates = [self.prompts[c.prompt] for c in chosen for _ in range(size)]
-        named = [c.identifier for c in chosen for _ in range(size)]
-        texts = [expand(t, self._subject, identifier=i) for t, i in zip(templates, named, strict=True)]
-        judged = [reward_text(t, self._subject) for t in templates]
-        scores, mine, trajectories, conditionings = self._draw(texts, judged, self.schedule, "rollout", epoch)
-        groups = torch.arange(len(texts)) // size
-        rewards = self.reward.total(scores)
-        shared = spec.advantage_std == "epoch"
-        advantages = group_advantages(rewards, groups, spec.advantage_clip, shared_std=shared)
-        advantages = advantages[mine].to(self._model.device)
-
-        trajectory = torch.cat(trajectories, dim=1)
-        pairs = [
-            (row, step)
-            for row, number in enumerate(mine)
-            for step in choose_timesteps(spec.sampling.steps, spec.timesteps_per_trajectory, spec.seed, epoch, number)
-        ]
-        rows, steps = torch.tensor(pairs, device=self._model.device).unbind(1)
-        return (
-            Pairs(
-                trajectory[steps, rows],
-                trajectory[steps + 1, rows],
-                steps,
-                advantages[rows],
-                Conditioning.cat(conditionings).rows(rows),
-            ),
-            scores,
-        )
-
-    def validate(self, images_per_prompt: int) -> Tensor:
-        """Raw scores of the validation prompts, [parts, num_images]. Collective.
-
-        Pictures are drawn without noise in the steps, from the same noise every time.
-        """
-        templates = [template for template in self.validation for _ in range(images_per_prompt)]
-        texts = [expand(template, self._subject, identifier=True) for template in templates]
-        judged = [reward_text(template, self._subject) for template in templates]
-        schedule = self._model.schedule(self._spec.sampling.steps, eta=0.0)
-        return self._draw(texts, judged, schedule, "validation")[0]
+        verdict = judges.verdict(everybodys.cpu(), order.groups, order.identified)
+        return Drawn(verdict, mine, drawn)

@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from instructbooth.spec.scores import RewardSpec, ScoreSpec
 from instructbooth.spec.sources import ModelSource
-from instructbooth.spec.stages import RewardSpec, ScoreSpec
 from instructbooth_trainer.algorithms.weighting import weighted_sum
 from instructbooth_trainer.runtime.errors import RunError, UserError
 

@@ -109,8 +109,15 @@ class RunContext:
         return self._subject
 
     def prompts(self, source: PromptSource, role: PromptRole) -> list[str]:
-        """The prompts of a source, placeholders and all. Collective. Raises UserError PromptsWithoutSubject."""
+        """The prompts of a source, `{subject}` and all. Collective. Raises UserError PromptsWithoutSubject."""
         return self.gang.once(lambda: self.sources.prompt_lines(source, role))
+
+    def training_prompts(self) -> list[tuple[str, float]]:
+        """What the policy is trained on, with weights. Collective. Raises UserError as `prompts` does."""
+        spec = self.job.spec.reinforcement
+        return self.gang.once(
+            lambda: self.sources.weighted_prompts(spec.prompts, PromptRole.REINFORCEMENT, spec.prompt_weights)
+        )
 
     def start_checkpoints(self, interval: int) -> None:
         """Save every `interval` steps from now on."""

@@ -21,7 +21,15 @@ from instructbooth.artifacts.commit import fetch, replacing
 from instructbooth.artifacts.errors import ArtifactMissing, ObjectMissing
 from instructbooth.artifacts.layout import MANIFEST
 from instructbooth.artifacts.store import ObjectStore, StoredObject
-from instructbooth.spec.sources import PLACEHOLDER, HubSource, ImageSource, ModelSource, PromptSource, PvcLocation
+from instructbooth.spec.sources import (
+    CONTEXT,
+    PLACEHOLDER,
+    HubSource,
+    ImageSource,
+    ModelSource,
+    PromptSource,
+    PvcLocation,
+)
 from instructbooth.spec.sources import S3Location as S3
 from instructbooth_trainer.runtime.errors import UserError
 from instructbooth_trainer.runtime.hub import PUBLISHED_PICKLES, download_snapshot
@@ -91,7 +99,46 @@ class Sources:
         )
 
     def prompt_lines(self, source: PromptSource, role: contract.PromptRole) -> list[str]:
-        """The prompts of a source. Raises UserError PromptsNotFound, PromptsWithoutSubject."""
+        """The prompts of a source, each in all contexts. Raises UserError as `weighted_prompts` does."""
+        return [prompt for prompt, _ in self.weighted_prompts(source, role, {})]
+
+    def weighted_prompts(
+        self, source: PromptSource, role: contract.PromptRole, weights: Mapping[str, float]
+    ) -> list[tuple[str, float]]:
+        """The prompts of a source, each in all contexts, with their weights.
+
+        Args:
+            source: where they are.
+            role: who uses them.
+            weights: of lines as the source has them, 1 for the others. Each prompt made of a line has the line's.
+
+        Raises:
+            UserError: `PromptsNotFound`, `PromptsWithoutSubject`; `PromptsInvalid` for contexts without `{context}` or
+                the reverse, and for the weight of a line that is not there.
+        """
+        lines, origin = self._lines(source, role)
+        contexts = source.contexts or []
+        if any(CONTEXT in line for line in lines) != bool(contexts):
+            raise UserError(
+                "PromptsInvalid",
+                f"{origin}: contexts and {CONTEXT} go together, and "
+                + (f"no prompt has {CONTEXT}" if contexts else f"a prompt has {CONTEXT} but there are no contexts"),
+            )
+        known = {line.strip(): weight for line, weight in weights.items()}
+        if unknown := sorted(set(known) - set(lines)):
+            raise UserError(
+                "PromptsInvalid",
+                f"spec.reinforcement.promptWeights names {unknown[0]!r}, which is no line of {origin}; write it as it "
+                "stands there, placeholders and all",
+            )
+        return [
+            (line.replace(CONTEXT, context), known.get(line, 1.0))
+            for line in lines
+            for context in (contexts if CONTEXT in line else [""])
+        ]
+
+    def _lines(self, source: PromptSource, role: contract.PromptRole) -> tuple[list[str], str]:
+        """The lines of a source, and what to call it."""
         if source.inline is not None:
             lines, origin = list(source.inline), f"the inline {role.value} prompts"
         elif source.config_map is not None:
@@ -123,7 +170,7 @@ class Sources:
                 f"{origin}: none of the {len(prompts)} prompts names the subject; write {PLACEHOLDER} where it "
                 f'belongs, for example "a {PLACEHOLDER} on a beach"',
             )
-        return prompts
+        return prompts, origin
 
     def _mount(self, path: str) -> Path:
         return self._roots.get(path, Path(path))
