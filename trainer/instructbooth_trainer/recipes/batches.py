@@ -98,7 +98,7 @@ def prepare(run: RunContext, model: DiffusionModel) -> Data:
     templates, captions_of = spec.caption_templates, None
     if spec.captions == "files":
         templates, captions_of = run.subject_captions(), torch.arange(len(pictures))
-    elif run.gang.is_main and has_captions(run.subject_folder()):
+    elif run.gang.is_main and has_captions(run.subject_folder()):  # no collective: the pictures came from there
         log.warning(
             "captions lie beside the subject's pictures and are not read: spec.personalization.captions is templates"
         )
