@@ -23,7 +23,7 @@ def picture_files(folder: Path) -> list[Path]:
         raise CliError(f"{folder} holds no picture: {FEW} to {MANY} PNG, JPEG or WebP files are needed")
     for path in pictures:
         _require_picture(path)
-    if others := [p.name for p in files if p not in pictures]:
+    if others := [p.name for p in files if p not in pictures and not _is_caption(p, pictures)]:
         note(f"{folder}: not a picture, passed over: {', '.join(others)}")
     if not FEW <= len(pictures) <= MANY:
         note(f"{folder} holds {len(pictures)} pictures; {FEW} to {MANY} are what the method was made for")
@@ -38,10 +38,16 @@ def _require_picture(path: Path) -> None:
         raise CliError(f"{path} is called {path.suffix} but holds no PNG, JPEG or WebP picture; remove or convert it")
 
 
+def _is_caption(path: Path, pictures: list[Path]) -> bool:
+    """Whether it is what spec.personalization.captions: files reads."""
+    return path.name == "metadata.jsonl" or any(path == picture.with_suffix(".txt") for picture in pictures)
+
+
 def config_map_data(folder: Path) -> dict[str, bytes]:
-    """Key -> content of the ConfigMap for a folder of pictures. Raises CliError if they do not fit."""
+    """Key -> content of the ConfigMap for a folder of pictures and captions. Raises CliError if they do not fit."""
     pictures = picture_files(folder)
-    size = sum(path.stat().st_size for path in pictures)
+    captions = [path for path in sorted(folder.iterdir()) if path.is_file() and _is_caption(path, pictures)]
+    size = sum(path.stat().st_size for path in pictures + captions)
     if size > CONFIG_MAP_LIMIT:
         raise CliError(
             f"the {len(pictures)} pictures in {folder} have {human_size(size)}; a ConfigMap holds "
@@ -50,7 +56,7 @@ def config_map_data(folder: Path) -> dict[str, bytes]:
             "spec.subject.images.s3: {prefix: subjects/NAME} in place of configMap"
         )
     data: dict[str, bytes] = {}
-    for path in pictures:
+    for path in pictures + captions:
         key = _KEY.sub("-", path.name)
         if key in data:
             raise CliError(f"{folder}: two files would become the ConfigMap key {key}; rename {path.name}")

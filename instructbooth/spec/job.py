@@ -13,6 +13,8 @@ from instructbooth.spec.sources import CaBundleRef, ModelSource
 from instructbooth.spec.stages import Dtype, Evaluation, Reinforcement, StageBase
 from instructbooth.spec.subject import Subject
 
+FLOW_FAMILIES = ("stable-diffusion-3", "flux")
+
 
 class Model(ApiModel):
     """The base text-to-image model."""
@@ -167,7 +169,25 @@ class InstructBoothJobSpec(ApiModel):
     run_policy: RunPolicy = Field(default=RunPolicy(), description="How the job is run, restarted and cleaned up.")
     pod_template: PodTemplate = Field(default=PodTemplate(), description="Changes to the pods of every stage.")
 
-    rules: ClassVar[tuple[Rule, ...]] = ()
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="!(self.model.family in ['stable-diffusion-3', 'flux']) || !has(self.personalization.minSnrGamma)",
+            check=lambda self: self.model.family not in FLOW_FAMILIES or self.personalization.min_snr_gamma is None,
+            message="has no meaning for model.family stable-diffusion-3 and flux, which are trained by flow matching; "
+            "remove it, or see flowMatching",
+            field="personalization.minSnrGamma",
+        ),
+        Rule(
+            cel="!(self.model.family in ['stable-diffusion', 'stable-diffusion-xl']) "
+            "|| !has(self.personalization.flowMatching)",
+            check=lambda self: (
+                self.model.family in ("auto", *FLOW_FAMILIES) or self.personalization.flow_matching is None
+            ),
+            message="has no meaning for model.family stable-diffusion and stable-diffusion-xl, which are not trained "
+            "by flow matching; remove it, or see minSnrGamma",
+            field="personalization.flowMatching",
+        ),
+    )
 
     def stage(self, stage: Stage) -> StageBase:
         """The part of the spec that belongs to a stage."""

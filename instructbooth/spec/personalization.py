@@ -34,8 +34,8 @@ class Lora(ApiModel):
     )
     use_dora: bool = Field(
         default=False,
-        description="DoRA on the U-Net or transformer: also train the length of weights, apart from their direction. "
-        "Slower.",
+        description="DoRA: also train the lengths of weights, apart from their direction. Slower, and without a file "
+        "under Kohya's names.",
     )
 
 
@@ -62,6 +62,25 @@ class Ema(ApiModel):
     )
 
 
+class FlowMatching(ApiModel):
+    """How timesteps are drawn and weighed, under the names of diffusers' scripts; see docs/personalization.md."""
+
+    weighting_scheme: Literal["logit_normal", "mode", "cosmap", "sigma_sqrt", "none"] = Field(
+        default="logit_normal",
+        description="`logit_normal` and `mode` draw timesteps from the middle more often, `cosmap` and `sigma_sqrt` "
+        "draw them uniformly and weigh them, `none` does neither.",
+    )
+    logit_mean: Annotated[float, Field(ge=-10, le=10)] = Field(
+        default=0.0, description="Of `logit_normal`: above 0 there are more noisy timesteps."
+    )
+    logit_std: Annotated[float, Field(gt=0, le=10)] = Field(
+        default=1.0, description="Of `logit_normal`: how far from the middle timesteps lie."
+    )
+    mode_scale: Annotated[float, Field(ge=-1, le=1.75)] = Field(
+        default=1.29, description="Of `mode`: 0 is uniform, above it the middle is favoured, below it the ends."
+    )
+
+
 class Validation(ApiModel):
     """Pictures drawn on the way from the same noise each time, so that one sees the subject come."""
 
@@ -72,12 +91,28 @@ class Validation(ApiModel):
     images_per_prompt: Annotated[int, Field(ge=1, le=16)] = Field(default=2, description="Pictures per prompt.")
 
 
+class LossStopping(ApiModel):
+    """Stop when the loss on the subject's pictures, at noises and timesteps that stay the same, no longer falls."""
+
+    interval_steps: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
+        default=50, description="Steps between two looks at that loss."
+    )
+    patience: Annotated[int, Field(ge=1, le=10000)] = Field(
+        default=4,
+        description="Looks without a fall before the stage stops; the adapter of the lowest loss is published.",
+    )
+    min_delta: Annotated[float, Field(ge=0, le=1000)] = Field(default=0.0, description="The smallest fall that counts.")
+
+
 class Personalization(StageBase):
     """Stage 1: DreamBooth-like personalization with identifier, class noun and detailed description."""
 
     steps: Annotated[int, Field(ge=1, le=1_000_000)] = Field(default=800, description="Optimizer steps.")
     batch_size: Annotated[int, Field(ge=1, le=1024)] = Field(
-        default=2, description="Subject pictures per step and process."
+        default=2, description="Subject pictures per batch and process; as many class pictures come with them."
+    )
+    gradient_accumulation_steps: Annotated[int, Field(ge=1, le=1024)] = Field(
+        default=1, description="Batches of each process that make one optimizer step: less memory than a larger batch."
     )
     learning_rate: PositiveFloat = Field(default=1e-4, description="AdamW's learning rate.")
     schedule: Literal["constant", "cosine", "linear"] = Field(
@@ -97,10 +132,13 @@ class Personalization(StageBase):
         default=None, description="Publish an average over the steps; the last step's weights when left out."
     )
     validation: Validation | None = Field(default=None, description="Draw pictures on the way; none when left out.")
+    early_stopping: LossStopping | None = Field(
+        default=None, description="Stop before `steps` once the loss no longer falls; all steps when left out."
+    )
     adapter: ModelSource | None = Field(
         default=None,
-        description="A folder with a LoRA, `pytorch_lora_weights.safetensors`, that is published in place of training. "
-        "It must fit `lora` and `trainTextEncoder`.",
+        description="A folder with a LoRA, `pytorch_lora_weights.safetensors` or the only safetensors file at its "
+        "root, that is published in place of training. It must fit `lora` and `trainTextEncoder`.",
     )
     lora: Lora = Field(
         default=Lora(), description="Adapter on the U-Net or transformer (and on text encoders, if trained)."
@@ -112,7 +150,19 @@ class Personalization(StageBase):
         default=PriorPreservation(), description="Keeps the class what it was."
     )
     caption_templates: Annotated[list[Template], Field(min_length=1, max_length=100)] = Field(
-        default=["a photo of a {subject}"], description="Captions of the subject's pictures, drawn at random."
+        default=["a photo of a {subject}"],
+        description="Captions of the subject's pictures, drawn at random, and with the class noun alone of the class "
+        "pictures.",
+    )
+    captions: Literal["templates", "files"] = Field(
+        default="templates",
+        description="`files`: each of the subject's pictures has a caption beside it, `1.txt` for `1.png` or a line of "
+        "metadata.jsonl, which names the subject by `{subject}` or the identifier.",
+    )
+    aspect_buckets: bool = Field(
+        default=False,
+        description="Train on the pictures in their own aspect, in rectangles of the resolution's area, rather than on "
+        "their centre squares. Class pictures stay square.",
     )
     flip: bool = Field(
         default=False,
@@ -121,7 +171,12 @@ class Personalization(StageBase):
     min_snr_gamma: Annotated[float, Field(gt=0, le=1000)] | None = Field(
         default=None,
         description="Weigh timesteps by min-SNR with this gamma (usually 5); all weigh alike when left out. Refused "
-        "for families of flow matching, where the density of the timesteps takes its place.",
+        "for families of flow matching, which have `flowMatching`.",
+    )
+    flow_matching: FlowMatching | None = Field(
+        default=None,
+        description="How timesteps are drawn and weighed in families of flow matching; logit-normal when left out. "
+        "Refused for the others, which have `minSnrGamma`.",
     )
     checkpoint_interval_steps: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
         default=200, description="Steps between two checkpoints."
@@ -141,9 +196,14 @@ class Personalization(StageBase):
             field="warmupSteps",
         ),
         Rule(
-            cel="!has(self.adapter) || !(has(self.ema) || has(self.validation) || has(self.minSnrGamma))",
-            check=lambda self: self.adapter is None or not (self.ema or self.validation or self.min_snr_gamma),
-            message="is published as it is, and nothing is trained; remove ema, validation and minSnrGamma, or adapter",
+            cel="!has(self.adapter) || !(has(self.ema) || has(self.validation) || has(self.minSnrGamma) "
+            "|| has(self.flowMatching) || has(self.earlyStopping))",
+            check=lambda self: (
+                self.adapter is None
+                or not (self.ema or self.validation or self.min_snr_gamma or self.flow_matching or self.early_stopping)
+            ),
+            message="is published as it is, and nothing is trained; remove ema, validation, minSnrGamma, "
+            "flowMatching and earlyStopping, or adapter",
             field="adapter",
         ),
     )

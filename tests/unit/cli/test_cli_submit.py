@@ -32,6 +32,15 @@ def test_keys_are_names_a_config_map_takes(folder):
     assert sorted(config_map_data(folder)) == ["1.png", "2-b.PNG", "3.jpg"]
 
 
+def test_captions_go_with_their_pictures(folder, capsys):
+    for name in ("1.txt", "2 b.txt", "metadata.jsonl", "other.txt"):
+        (folder / name).write_text("a {subject}")
+    data = config_map_data(folder)
+    assert sorted(data) == ["1.png", "1.txt", "2-b.PNG", "2-b.txt", "3.jpg", "metadata.jsonl"]
+    assert data["1.txt"] == b"a {subject}"
+    assert "passed over: other.txt" in capsys.readouterr().err
+
+
 def test_text_called_png_is_refused_by_name(folder):
     (folder / "4.png").write_text("I am no picture")
     with pytest.raises(CliError, match=r"4\.png is called \.png but holds no PNG"):

@@ -50,7 +50,7 @@ def _drop(path: str) -> Callable[[Manifest], None]:
 
 
 # name -> (change to the demo, path the error must name)
-BAD: dict[str, tuple[Callable[[Manifest], None], str]] = {
+BAD: dict[str, tuple[Callable[[Manifest], object], str]] = {
     "unknown-field": (_set("personalization.stepz", 3), "spec.personalization.stepz"),
     "unknown-nested-field": (_set("reinforcement.sampling.etaa", 1), "spec.reinforcement.sampling.etaa"),
     "unknown-weight-of-a-metric": (
@@ -129,6 +129,46 @@ BAD: dict[str, tuple[Callable[[Manifest], None], str]] = {
     "adapter-of-two-sources": (
         _set("personalization.adapter", {"s3": {"prefix": "a"}, "pvc": {"claimName": "b"}}),
         "spec.personalization.adapter",
+    ),
+    "adapter-that-stops-early": (
+        lambda manifest: manifest["spec"]["personalization"].update(adapter={"s3": {"prefix": "a"}}, earlyStopping={}),
+        "spec.personalization.adapter",
+    ),
+    "stopping-without-patience": (
+        _set("personalization.earlyStopping", {"patience": 0}),
+        "spec.personalization.earlyStopping.patience",
+    ),
+    "adapter-with-timesteps": (
+        lambda manifest: manifest["spec"]["personalization"].update(adapter={"s3": {"prefix": "a"}}, flowMatching={}),
+        "spec.personalization.adapter",
+    ),
+    "min-snr-of-a-flow": (
+        lambda manifest: (
+            manifest["spec"]["model"].update(family="flux"),
+            manifest["spec"]["personalization"].update(minSnrGamma=5),
+        ),
+        "spec.personalization.minSnrGamma",
+    ),
+    "flow-matching-of-a-unet": (
+        lambda manifest: (
+            manifest["spec"]["model"].update(family="stable-diffusion-xl"),
+            manifest["spec"]["personalization"].update(flowMatching={"weightingScheme": "mode"}),
+        ),
+        "spec.personalization.flowMatching",
+    ),
+    "no-such-weighting-scheme": (
+        _set("personalization.flowMatching", {"weightingScheme": "logit-normal"}),
+        "spec.personalization.flowMatching.weightingScheme",
+    ),
+    "timesteps-that-turn-back": (
+        _set("personalization.flowMatching", {"modeScale": 2}),
+        "spec.personalization.flowMatching.modeScale",
+    ),
+    "no-such-captions": (_set("personalization.captions", "auto"), "spec.personalization.captions"),
+    "buckets-that-are-a-number": (_set("personalization.aspectBuckets", 64), "spec.personalization.aspectBuckets"),
+    "no-batches-to-accumulate": (
+        _set("personalization.gradientAccumulationSteps", 0),
+        "spec.personalization.gradientAccumulationSteps",
     ),
     "no-rewards": (_set("reinforcement.rewards", []), "spec.reinforcement.rewards"),
     "too-many-timesteps": (

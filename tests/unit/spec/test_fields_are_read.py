@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from pydantic.alias_generators import to_camel
 
 from instructbooth.artifacts.access import open_store
@@ -22,6 +23,7 @@ from instructbooth.reconcile.observed import Evidence, Pod
 from instructbooth.spec.base import ApiModel
 from instructbooth.spec.job import InstructBoothJobSpec, ResolvedJob, RunPolicy
 from instructbooth.spec.sources import ImageSource, ModelSource, PromptSource
+from instructbooth_trainer.diffusion.matching import FlowObjective
 from instructbooth_trainer.runtime import sources
 from instructbooth_trainer.runtime.environment import PodEnvironment
 from instructbooth_trainer.runtime.progress import ProgressReporter
@@ -125,7 +127,12 @@ def train(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     prompts = {"inline": ["a {subject} on red"]}
     job = lab.job(
         "read",
-        personalization={"steps": 1, "ema": {}, "validation": {"prompts": prompts, "imagesPerPrompt": 1}},
+        personalization={
+            "steps": 1,
+            "ema": {},
+            "earlyStopping": {"intervalSteps": 1},
+            "validation": {"prompts": prompts, "imagesPerPrompt": 1},
+        },
         reinforcement={
             "epochs": 1,
             "earlyStopping": {"prompts": prompts, "imagesPerPrompt": 2, "intervalEpochs": 1},
@@ -154,6 +161,13 @@ def train(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
         pod = PodEnvironment(job, stage, 1, dict(inputs), 0, None, local=False, workdir=workdir)
         load_recipe(stage)(make_context(pod, StopFlag()))
         inputs[stage] = 1
+
+
+def flow() -> None:
+    """What only families of flow matching read."""
+    spec = ResolvedJob.from_object(job_object(personalization={"flowMatching": {}})).spec
+    objective = FlowObjective(1000, 1.0, spec.personalization.flow_matching or pytest.fail("no flowMatching"))
+    objective.draw_timesteps(1, torch.Generator())
 
 
 def look_up(lab: Lab, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,6 +218,7 @@ def test_every_field_of_the_spec_is_read(reads: Reads, tmp_path: Path, monkeypat
     lab = Lab(tmp_path / "store", make_tiny_world(tmp_path / "tiny"))
     operate()
     train(lab, monkeypatch)
+    flow()
     folder = tmp_path / "mounts"
     folder.mkdir()
     look_up(lab, folder, monkeypatch)

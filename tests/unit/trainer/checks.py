@@ -116,17 +116,62 @@ def check_diffusion_target(module: ModuleType) -> None:
         module.diffusion_target(latents, noise, alpha_bar, "sample")
 
 
+def check_squared_errors(module: ModuleType) -> None:
+    # Rows' mean squares: (1 + 9) / 2 = 5; (4 + 4) / 2 = 4, of halves in float32 too.
+    prediction, target = torch.tensor([[1.0, 3.0], [2.0, 2.0]]), torch.tensor([[0.0, 0.0], [4.0, 0.0]])
+    close(module.squared_errors(prediction, target), [5.0, 4.0])
+    assert module.squared_errors(prediction.bfloat16(), target).dtype == torch.float32
+
+
 def check_dreambooth_loss(module: ModuleType) -> None:
-    # Rows' mean squares: subject (1 + 9) / 2 = 5 and 1; class 4. Subject mean 3, prior weight 0.5: 3 + 0.5 * 4 = 5.
-    prediction = torch.tensor([[1.0, 3.0], [1.0, 1.0], [2.0, 2.0]])
-    target = torch.zeros(3, 2)
-    assert float(module.dreambooth_loss(prediction, target, 2, 0.5)) == pytest.approx(5.0)
-    assert float(module.dreambooth_loss(prediction, target, 2, 0.0)) == pytest.approx(3.0)
+    # Subject 5 and 1; class 4. Subject mean 3, prior weight 0.5: 3 + 0.5 * 4 = 5.
+    errors = torch.tensor([5.0, 1.0, 4.0])
+    assert float(module.dreambooth_loss(errors, 2, 0.5)) == pytest.approx(5.0)
+    assert float(module.dreambooth_loss(errors, 2, 0.0)) == pytest.approx(3.0)
     # Weights 2, 0, 0.5: subject (10 + 0) / 2 = 5, class 0.5 * 4 = 2: 5 + 0.5 * 2 = 6.
-    weights = torch.tensor([2.0, 0.0, 0.5])
-    assert float(module.dreambooth_loss(prediction, target, 2, 0.5, weights)) == pytest.approx(6.0)
+    assert float(module.dreambooth_loss(errors, 2, 0.5, torch.tensor([2.0, 0.0, 0.5]))) == pytest.approx(6.0)
     # Without class rows the subject's loss alone.
-    assert float(module.dreambooth_loss(prediction[:2], target[:2], 2, 0.5)) == pytest.approx(3.0)
+    assert float(module.dreambooth_loss(errors[:2], 2, 0.5)) == pytest.approx(3.0)
+
+
+def check_buckets(module: ModuleType) -> None:
+    # Area 32 * 32 = 1024, sides multiples of 8 up to 64. 8 -> 128, too long. 16 -> 64; 24 -> 42, so 40; 40 -> 25, so
+    # 24; 48 -> 21, so 16; 56 -> 18, so 16; 64 -> 16. By aspect: 16/64, 16/56, 16/48, 24/40, the square, and on end.
+    tall = [(16, 64), (16, 56), (16, 48), (24, 40)]
+    found = module.bucket_sizes(32, 8, 64)
+    assert found == [*tall, (32, 32), *[(h, w) for w, h in reversed(tall)]]
+    # No side above 48: 16 goes with 64 only as far as 48 allows, that is with 48.
+    assert module.bucket_sizes(32, 8, 48) == [(16, 48), (24, 40), (32, 32), (40, 24), (48, 16)]
+    # 512 in steps of 64: 448 -> 262144 / 448 = 585.1, so 576; 384 -> 682.7, so 640; 320 -> 819.2, so 768.
+    known = module.bucket_sizes(512, 64, 1024)
+    assert {(448, 576), (384, 640), (320, 768), (256, 1024)} < set(known)
+    # A resolution that is no multiple of the step keeps its square all the same.
+    assert (40, 40) in module.bucket_sizes(40, 16, 80)
+
+
+def check_nearest_bucket(module: ModuleType) -> None:
+    # 3:4 = 0.75 lies between 448:576 = 0.778 (off by a factor 1.037) and 384:640 = 0.6 (1.25); on end likewise.
+    buckets = [(256, 1024), (384, 640), (448, 576), (512, 512), (576, 448), (640, 384)]
+    assert module.nearest_bucket((3000, 4000), buckets) == (448, 576)
+    assert module.nearest_bucket((4000, 3000), buckets) == (576, 448)
+    assert module.nearest_bucket((700, 700), buckets) == (512, 512)
+    # 8:15 = 0.533: 0.6 is a factor 1.125 away, 0.25 one of 2.13. By difference 16:10 would be no nearer than 10:16.
+    assert module.nearest_bucket((800, 1500), buckets) == (384, 640)
+    # Two with the same aspect: the larger.
+    assert module.nearest_bucket((50, 50), [(32, 32), (40, 40)]) == (40, 40)
+    # Between 1:1 and 1:4 the border is at 1:2 by ratio (by difference it would be at 1:1.6).
+    assert module.nearest_bucket((100, 195), [(256, 1024), (512, 512)]) == (512, 512)
+    assert module.nearest_bucket((100, 205), [(256, 1024), (512, 512)]) == (256, 1024)
+
+
+def check_centre_crop(module: ModuleType) -> None:
+    # 100 x 50 into 24:40: as high as it is, 50 * 24 / 40 = 30 wide, (100 - 30) // 2 = 35 from the left.
+    assert module.centre_crop((100, 50), (24, 40)) == (35, 0, 65, 50)
+    # 30 x 90 into 24:40: as wide as it is, 30 * 40 / 24 = 50 high, 20 from the top.
+    assert module.centre_crop((30, 90), (24, 40)) == (0, 20, 30, 70)
+    # A square out of 45 x 32, and all of a picture that has the aspect already.
+    assert module.centre_crop((45, 32), (64, 64)) == (6, 0, 38, 32)
+    assert module.centre_crop((48, 80), (24, 40)) == (0, 0, 48, 80)
 
 
 def check_min_snr_weights(module: ModuleType) -> None:
@@ -321,14 +366,41 @@ def check_flow_matching(module: ModuleType) -> None:
     # At t = 0.25: 0.75 * 2 - 0.25 = 1.25; at t = 1 nothing but noise. v = -1 - 2.
     close(module.interpolate(latents, noise, torch.tensor([0.25, 1.0])).flatten(), [1.25, -1.0])
     close(module.velocity(latents, noise).flatten(), [-3.0, -3.0])
-    times = [module.logit_normal_times(20_000, shift, torch.Generator().manual_seed(0)) for shift in (1.0, 3.0)]
-    # The logit of a time is standard normal; its median 0.5 is shifted to 3 * 0.5 / (1 + 2 * 0.5) = 0.75, and a logit
-    # by log 3.
-    logits = times[0].logit()
-    assert abs(float(logits.mean())) < 0.03
-    assert abs(float(logits.std()) - 1) < 0.03
-    assert abs(float(times[1].median()) - 0.75) < 0.01
-    close(times[1].logit(), (logits + 1.098612).tolist(), 1e-3)
+    # 0.5 is shifted by 3 to 1.5 / 2 = 0.75; ends stay, and a shift of 1 moves nothing.
+    close(module.shift_times(torch.tensor([0.0, 0.5, 1.0]), 3.0), [0.0, 0.75, 1.0])
+    close(module.shift_times(torch.tensor([0.3]), 1.0), [0.3])
+
+
+def check_draw_times(module: ModuleType) -> None:
+    def draw(scheme: str, **options: float) -> torch.Tensor:
+        times: torch.Tensor = module.draw_times(scheme, 20_000, torch.Generator().manual_seed(0), **options)
+        assert float(times.min()) >= 0
+        assert float(times.max()) <= 1
+        return times
+
+    # The logit of a time is normal with the given mean and standard deviation.
+    for mean, std in ((0.0, 1.0), (1.0, 0.5)):
+        logits = draw("logit_normal", mean=mean, std=std).logit()
+        assert abs(float(logits.mean()) - mean) < 0.03
+        assert abs(float(logits.std()) - std) < 0.03
+    # Uniform: the share below 0.25 is 0.25, the logit's is not; and so for both that are weighed instead.
+    for scheme in ("none", "cosmap", "sigma_sqrt"):
+        uniform = draw(scheme)
+        assert abs(float((uniform < 0.25).float().mean()) - 0.25) < 0.01
+    # mode at u = 1/3: cos^2(pi / 6) = 0.75, 1 - 1/3 - s (0.75 - 1 + 1/3) = 0.666667 - 0.083333 s. It falls in u, so the
+    # share of times above that is 1/3, for every s; and at s = 0 they are 1 - u.
+    for scale in (1.29, -0.5):
+        assert abs(float((draw("mode", scale=scale) > 2 / 3 - scale / 12).float().mean()) - 1 / 3) < 0.01
+    close(draw("mode", scale=0.0)[:5], (1 - uniform[:5]).tolist())
+
+
+def check_time_weights(module: ModuleType) -> None:
+    times = torch.tensor([0.5, 0.25, 1e-5])
+    # 2 / (pi 0.5) = 1.273240; 1 - 0.5 + 0.125 = 0.625: 2 / (pi 0.625) = 1.018592; 2 / pi (1 + 2e-5) = 0.636633.
+    close(module.time_weights("cosmap", times), [1.273240, 1.018592, 0.636633])
+    # 4, 16, and what 1e-3 weighs.
+    close(module.time_weights("sigma_sqrt", times) / 1e6, [4e-6, 16e-6, 1.0])
+    assert all(module.time_weights(scheme, times) is None for scheme in ("logit_normal", "mode", "none"))
 
 
 def check_flow(module: ModuleType) -> None:

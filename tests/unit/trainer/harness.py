@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -131,48 +131,75 @@ class Lab:
         self.runs += 1
         config = self.root / f"job-{self.runs}.json"
         config.write_text(job.model_dump_json(by_alias=True, exclude_none=True))
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        processes, logs = [], []
-        for rank in range(world_size):
-            env = os.environ | {
-                Env.CONFIG: str(config),
-                Env.STAGE: stage.value,
-                Env.ATTEMPT: str(attempt),
-                Env.INPUTS: json.dumps({k.value: v for k, v in _inputs(stage).items()}),
-                Env.STORE: str(self.root),
-                Env.COORDINATOR: "127.0.0.1",
-                Env.NODE_RANK: str(rank),
-                Env.TERMINATION_LOG: str(self.root / f"termination-{self.runs}-{rank}"),
-                "RANK": str(rank),
-                "LOCAL_RANK": "0",
-                "WORLD_SIZE": str(world_size),
-                "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": str(port),
-                "OMP_NUM_THREADS": "1",
-                "DIE_AT_UPDATE": str(die_at),
-            }
-            log = self.root / f"log-{self.runs}-{rank}.txt"
-            logs.append(log)
-            dies = die_at is not None and rank == world_size - 1
-            worker = "tests.unit.trainer.dying_worker" if dies else "instructbooth_trainer.runtime.worker"
-            command = [sys.executable, "-m", worker]
-            processes.append(
-                subprocess.Popen(command, env=env, stdout=log.open("w"), stderr=subprocess.STDOUT, text=True)
-            )
-        try:
+        env = {
+            Env.CONFIG: str(config),
+            Env.STAGE: stage.value,
+            Env.ATTEMPT: str(attempt),
+            Env.INPUTS: json.dumps({k.value: v for k, v in _inputs(stage).items()}),
+            Env.STORE: str(self.root),
+            Env.COORDINATOR: "127.0.0.1",
+            "DIE_AT_UPDATE": str(die_at),
+        }
+        commands = [["instructbooth_trainer.runtime.worker"] for _ in range(world_size)]
+        if die_at is None:
+            with processes(self.root, commands, env, f"{self.runs}-"):
+                yield
+            return
+        commands[-1] = ["tests.unit.trainer.dying_worker"]
+        with processes(self.root, commands, env, f"{self.runs}-", all_end_by_a_kill):
             yield
-            codes = [process.wait(timeout=540) for process in processes]
-            if die_at is None:
-                assert codes == [0] * world_size, logs[0].read_text()[-4000:]
-            else:
-                assert codes[-1] == -signal.SIGKILL, logs[-1].read_text()[-4000:]
-                assert all(codes), logs[0].read_text()[-4000:]
-        finally:
-            for process in processes:
-                process.kill()
-                process.wait()
+
+
+def all_well(codes: list[int], logs: list[Path]) -> None:
+    """What is expected of most gangs."""
+    assert codes == [0] * len(codes), logs[0].read_text()[-4000:]
+
+
+def all_end_by_a_kill(codes: list[int], logs: list[Path]) -> None:
+    """The last process is killed, and the others end with it."""
+    assert codes[-1] == -signal.SIGKILL, logs[-1].read_text()[-4000:]
+    assert all(codes), logs[0].read_text()[-4000:]
+
+
+@contextmanager
+def processes(
+    folder: Path,
+    commands: Sequence[Sequence[str]],
+    env: Mapping[str, str],
+    prefix: str = "",
+    expect: Callable[[list[int], list[Path]], None] = all_well,
+) -> Iterator[None]:
+    """Meanwhile run modules, with arguments, as ranks 0, 1, ... on one thread each; their logs lie in the folder."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    started, logs = [], []
+    for rank, module in enumerate(commands):
+        environment = {
+            **os.environ,
+            **env,
+            Env.NODE_RANK: str(rank),
+            Env.TERMINATION_LOG: str(folder / f"termination-{prefix}{rank}"),
+            "RANK": str(rank),
+            "LOCAL_RANK": "0",
+            "WORLD_SIZE": str(len(commands)),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "OMP_NUM_THREADS": "1",
+        }
+        log = folder / f"log-{prefix}{rank}.txt"
+        logs.append(log)
+        command = [sys.executable, "-m", *module]
+        started.append(
+            subprocess.Popen(command, env=environment, stdout=log.open("w"), stderr=subprocess.STDOUT, text=True)
+        )
+    try:
+        yield
+        expect([process.wait(timeout=1200) for process in started], logs)
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
 
 
 def _inputs(stage: Stage) -> dict[Stage, int]:

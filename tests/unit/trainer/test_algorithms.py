@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from instructbooth_trainer.algorithms import (
     advantages,
     averaging,
+    buckets,
     diversity,
     dreambooth,
     flow_matching,
@@ -38,7 +39,11 @@ CHECKS = [
     (checks.check_weighted_sum, weighting),
     (checks.check_add_noise, dreambooth),
     (checks.check_diffusion_target, dreambooth),
+    (checks.check_squared_errors, dreambooth),
     (checks.check_dreambooth_loss, dreambooth),
+    (checks.check_buckets, buckets),
+    (checks.check_nearest_bucket, buckets),
+    (checks.check_centre_crop, buckets),
     (checks.check_min_snr_weights, dreambooth),
     (checks.check_schedule_prompts, schedule),
     (checks.check_window_steps, schedule),
@@ -51,6 +56,8 @@ CHECKS = [
     (checks.check_below_floor, stopping),
     (checks.check_ddim, ddim),
     (checks.check_flow_matching, flow_matching),
+    (checks.check_draw_times, flow_matching),
+    (checks.check_time_weights, flow_matching),
     (checks.check_flow, flow),
     (checks.check_steps, steps),
 ]

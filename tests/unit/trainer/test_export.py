@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 import torch
 import yaml
 from diffusers import StableDiffusionPipeline
+from huggingface_hub.utils._paths import filter_repo_objects
 from safetensors.torch import load_file, save_file
 
 from instructbooth.contract import Stage
@@ -19,6 +21,7 @@ from instructbooth_trainer.diffusion.adapter import WEIGHTS, Adapter
 from instructbooth_trainer.diffusion.kohya import KOHYA_WEIGHTS, kohya_tensors, save_kohya
 from instructbooth_trainer.diffusion.model import DiffusionModel
 from instructbooth_trainer.report.card import model_card
+from instructbooth_trainer.runtime import hub
 from instructbooth_trainer.runtime.errors import UserError
 from tests.unit.trainer.harness import BUCKET, Lab, published
 from tests.unit.trainer.test_diffusion import disturb, unet_output
@@ -108,6 +111,31 @@ def test_an_adapter_under_kohyas_names_is_taken_too(lab: Lab, personalized: Reso
     assert published(lab, job, PERSONALIZE) == published(lab, personalized, PERSONALIZE)
 
 
+def test_an_adapter_of_the_hub_is_taken_whatever_it_is_called(
+    lab: Lab, personalized: ResolvedJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {}
+
+    def snapshot(repo: str, *, local_dir: Path, **options: Any) -> None:
+        asked.update(options, repo=repo)
+        local_dir.mkdir(parents=True, exist_ok=True)
+        shutil.copy(lab.output(personalized, PERSONALIZE) / WEIGHTS, local_dir / "my_lora.safetensors")
+
+    monkeypatch.setattr(hub, "snapshot_download", snapshot)
+    source = {"hub": {"repo": "someone/lora", "revision": "1" * 40}}
+    job = lab.job("adopt-hub", personalization={"adapter": source})
+    lab.run(job, PERSONALIZE)
+    assert published(lab, job, PERSONALIZE) == published(lab, personalized, PERSONALIZE)
+    assert (asked["repo"], asked["revision"]) == ("someone/lora", "1" * 40)
+    repository = ["my_lora.safetensors", "checkpoint-500/model.safetensors", "README.md", "model.bin"]
+    taken = filter_repo_objects(
+        repository, allow_patterns=asked["allow_patterns"], ignore_patterns=asked["ignore_patterns"]
+    )
+    assert list(taken) == ["my_lora.safetensors"]
+    record = json.loads((lab.output(job, PERSONALIZE) / "personalize.json").read_text())
+    assert record["adapter"] == source
+
+
 @pytest.mark.parametrize(
     ("name", "changes", "message"),
     [
@@ -126,8 +154,10 @@ def test_an_adapter_that_does_not_fit_is_the_users_error(
 
 
 def test_a_folder_without_a_lora_is_the_users_error(lab: Lab) -> None:
-    save_file({"a": torch.zeros(1)}, folder(lab, "empty") / "other.safetensors")
-    with pytest.raises(UserError, match=r"AdapterNotFound.*personalization\.adapter.*pytorch_lora_weights"):
+    empty = folder(lab, "empty")
+    for name in ("one", "other"):
+        save_file({"a": torch.zeros(1)}, empty / f"{name}.safetensors")
+    with pytest.raises(UserError, match=r"AdapterNotFound.*adapter.*pytorch_lora_weights.*one\.safetensors, other"):
         lab.run(given(lab, "empty"), PERSONALIZE)
     save_file({"a": torch.zeros(1)}, folder(lab, "no-lora") / WEIGHTS)
     with pytest.raises(UserError, match=r"AdapterMismatch"):

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import pytest
 import torch
 
-from instructbooth.spec.personalization import Lora
+from instructbooth.spec.personalization import FlowMatching, Lora
 from instructbooth_trainer.diffusion.adapter import Adapter
 from instructbooth_trainer.diffusion.kohya import save_kohya
 from instructbooth_trainer.diffusion.model import DiffusionModel
+from instructbooth_trainer.diffusion.objective import Objective
 from instructbooth_trainer.diffusion.sampling import sample
 from instructbooth_trainer.runtime.errors import UserError
 from tests.unit.trainer.test_diffusion import disturb
@@ -90,6 +93,37 @@ def test_min_snr_has_no_meaning_for_a_flow(folders: dict[str, Path]) -> None:
     for name in ("stable-diffusion-3", "flux"):
         with pytest.raises(UserError, match=r"MinSnrUndefined.*minSnrGamma 5"):
             DiffusionModel.load(folders[name], resolution=SIZE).objective(5)
+
+
+def test_a_flow_draws_and_weighs_timesteps_as_it_is_told(folders: dict[str, Path]) -> None:
+    model = DiffusionModel.load(folders["stable-diffusion-3"], resolution=SIZE)  # its times are shifted by 3
+
+    def objective(**options: Any) -> Objective:
+        return model.objective(None, FlowMatching.model_validate(options))
+
+    def draw(chosen: Objective) -> torch.Tensor:
+        return chosen.draw_timesteps(5, torch.Generator().manual_seed(0))
+
+    plain = draw(model.objective(None))
+    assert torch.equal(draw(objective()), plain)
+    # The logit of a time is m + s u, and log 3 more once it is shifted.
+    u = (plain / 1000).logit() - math.log(3)
+    moved = (draw(objective(logitMean=-1.0, logitStd=2.0)) / 1000).logit() - math.log(3)
+    torch.testing.assert_close(moved, 2 * u - 1, rtol=1e-3, atol=1e-3)
+    mode = draw(objective(weightingScheme="mode", modeScale=0.0)) / 1000
+    uniform = torch.rand(5, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(mode, 3 * (1 - uniform) / (1 + 2 * (1 - uniform)))
+    latents = torch.zeros(1, *model.latent_shape)
+    weighed = objective(weightingScheme="sigma_sqrt").exercise(latents, latents, torch.tensor([500.0]))
+    assert weighed.weights is not None
+    assert weighed.weights.tolist() == [4.0]
+    assert model.objective(None).exercise(latents, latents, torch.tensor([500.0])).weights is None
+
+
+def test_flow_matching_has_no_meaning_for_a_unet(folders: dict[str, Path]) -> None:
+    for name in ("stable-diffusion", "stable-diffusion-xl"):
+        with pytest.raises(UserError, match=r"FlowMatchingUndefined.*flowMatching.*minSnrGamma"):
+            DiffusionModel.load(folders[name], resolution=SIZE).objective(None, FlowMatching())
 
 
 def test_another_scheduler_than_a_flows_is_refused(tmp_path: Path) -> None:

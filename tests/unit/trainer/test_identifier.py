@@ -32,6 +32,14 @@ class Vocabulary:
     def convert_ids_to_tokens(self, ids: list[int]) -> list[str]:
         return [f"{number}</w>" for number in ids]
 
+    def get_vocab(self) -> dict[str, int]:
+        return {f"w{number}</w>": number for number in range(95)} | {
+            "dgf</w>": 95,
+            "wzx</w>": 99,
+            "zqz</w>": 60,
+            "k": 100,
+        }
+
     def __len__(self) -> int:
         return 101
 
@@ -41,6 +49,7 @@ def test_a_common_word_is_warned_of_and_a_rare_one_is_not() -> None:
     assert (common.tokens, common.rank, rare.rank) == (["79</w>"], 0.79, 0.8)
     assert common.warning is not None
     assert "'dog' is a common word" in common.warning
+    assert "such as wzx or dgf" in common.warning
     assert rare.warning is None
     assert rare.metrics() == {"identifier_tokens": 1.0, "identifier_rank": 0.8}
 

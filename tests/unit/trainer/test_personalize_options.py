@@ -37,6 +37,7 @@ EVERYTHING: dict[str, Any] = {
     "schedule": "cosine",
     "warmupSteps": 3,
     "ema": {"decay": 0.5},
+    "earlyStopping": {"intervalSteps": 2, "patience": 9},
     "lora": {"rank": 2, "alpha": 2, "dropout": 0.3, "useDora": True, "targetModules": ["to_q", "conv1"]},
     "validation": {"prompts": {"inline": ["a {subject}", "the star"]}, "intervalSteps": 3, "imagesPerPrompt": 1},
 }

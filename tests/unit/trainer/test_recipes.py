@@ -15,7 +15,7 @@ from instructbooth_trainer.diffusion.adapter import WEIGHTS
 from instructbooth_trainer.diffusion.conditioning import Encoding
 from instructbooth_trainer.diffusion.model import DiffusionModel
 from instructbooth_trainer.recipes import evaluate, rollouts
-from instructbooth_trainer.recipes.personalize import prepare
+from instructbooth_trainer.recipes.batches import prepare
 from instructbooth_trainer.recipes.reinforce import Reinforce
 from instructbooth_trainer.rewards import WeightedReward
 from instructbooth_trainer.runtime.environment import PodEnvironment
@@ -82,7 +82,8 @@ def test_flip_adds_the_mirrored_pictures(lab: Lab) -> None:
         )
         pictures = run.subject_images()
         expected = model.encode_images([*pictures, *(p.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for p in pictures)])
-        found = prepare(run, model).subject
+        (bucket,) = prepare(run, model).subject
+        found = bucket.latents
     assert torch.equal(found, expected)
     assert not torch.equal(found[: len(pictures)], found[len(pictures) :])
 

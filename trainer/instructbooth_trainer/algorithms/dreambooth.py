@@ -45,14 +45,16 @@ def min_snr_weights(alpha_bar: Tensor, prediction_type: str, gamma: float) -> Te
     return snr.clamp(max=gamma) / (snr + 1)
 
 
-def dreambooth_loss(
-    prediction: Tensor, target: Tensor, num_subject: int, prior_weight: float, weights: Tensor | None = None
-) -> Tensor:
-    """Mean squared error over the subject's rows plus `prior_weight` times that over the class rows.
+def squared_errors(prediction: Tensor, target: Tensor) -> Tensor:
+    """Mean squared error of each row, [batch], float32. prediction, target: [batch, ...]."""
+    return (prediction.float() - target.float()).flatten(1).pow(2).mean(dim=1)
+
+
+def dreambooth_loss(errors: Tensor, num_subject: int, prior_weight: float, weights: Tensor | None = None) -> Tensor:
+    """Mean error over the subject's rows plus `prior_weight` times that over the class rows.
 
     Args:
-        prediction: [batch, ...]; the first `num_subject` rows are the subject's, the rest are class pictures.
-        target: same shape.
+        errors: of each row, [batch]; the first `num_subject` rows are the subject's, the rest are class pictures.
         num_subject: rows of the subject, at least 1.
         prior_weight: lambda >= 0.
         weights: of the rows, [batch]; all 1 when left out.
@@ -60,10 +62,9 @@ def dreambooth_loss(
     Returns:
         A scalar, float32.
     """
-    squared = (prediction.float() - target.float()).flatten(1).pow(2).mean(dim=1)
     if weights is not None:
-        squared = squared * weights
-    loss = squared[:num_subject].mean()
-    if num_subject < len(squared):
-        loss = loss + prior_weight * squared[num_subject:].mean()
+        errors = errors * weights
+    loss = errors[:num_subject].mean()
+    if num_subject < len(errors):
+        loss = loss + prior_weight * errors[num_subject:].mean()
     return loss

@@ -47,8 +47,7 @@ class Adapter:
                         r=lora.rank,
                         lora_alpha=lora.alpha,
                         lora_dropout=lora.dropout,
-                        # Not on text encoders: transformers 5.23 does not find the lengths in the file again.
-                        use_dora=lora.use_dora and name == self._denoiser,
+                        use_dora=lora.use_dora,
                         init_lora_weights="gaussian",
                         target_modules=targets if name == self._denoiser else CLIP_TARGETS,
                     )
@@ -96,11 +95,11 @@ class Adapter:
         return tensors
 
     def live(self) -> dict[str, Tensor]:
-        """The adapter's weights themselves by the name they have on disk."""
+        """The adapter's weights themselves by PEFT's names with the component before them."""
         return {f"{c}.{name}": tensor for c in self._modules for name, tensor in self._live(c).items()}
 
     def tensors(self) -> dict[str, Tensor]:
-        """Copies of the adapter's weights by the name they have on disk, on the CPU."""
+        """Copies of the adapter's weights by the names of `live`, on the CPU."""
         return {name: tensor.detach().to("cpu", copy=True) for name, tensor in self.live().items()}
 
     @torch.no_grad()
@@ -133,7 +132,7 @@ class Adapter:
 
     def save(self, folder: Path) -> None:
         """Write `pytorch_lora_weights.safetensors` in diffusers' format, with rank and alpha in its header."""
-        layers = {f"{c}_lora_layers": {n: t.cpu() for n, t in self._live(c).items()} for c in self._modules}
+        layers = {f"{c}_lora_layers": {_on_disk(n): t.cpu() for n, t in self._live(c).items()} for c in self._modules}
         header = {f"{c}_lora_adapter_metadata": _header(m.peft_config["default"]) for c, m in self._modules.items()}
         self._pipeline.save_lora_weights(str(folder), **layers, **header)
         _sort_header(folder / WEIGHTS)
@@ -148,7 +147,7 @@ class Adapter:
             tensors = load_file(folder / WEIGHTS)
         except (SafetensorError, OSError) as error:
             raise UserError("AdapterCorrupt", f"{WEIGHTS} of the earlier stage cannot be read: {error}") from error
-        self.load_tensors(tensors)
+        self.load_tensors({_in_memory(name): tensor for name, tensor in tensors.items()})
 
 
 def denoiser_targets(model: DiffusionModel, lora: Lora) -> list[str]:
@@ -171,6 +170,19 @@ def denoiser_targets(model: DiffusionModel, lora: Lora) -> list[str]:
                 f"the {model.denoiser_name}, such as {', '.join(model.targets['all'])}",
             )
     return lora.target_modules
+
+
+# DoRA's lengths: PEFT has no `.weight` behind them, diffusers takes both, and transformers finds those of a text
+# encoder only with it (seen with 5.23: they are reported as missing, and stay what a fresh adapter has).
+_LENGTHS = ".lora_magnitude_vector"
+
+
+def _on_disk(name: str) -> str:
+    return f"{name}.weight" if name.endswith(_LENGTHS) else name
+
+
+def _in_memory(name: str) -> str:
+    return name.removesuffix(".weight") if name.endswith(f"{_LENGTHS}.weight") else name
 
 
 def _sort_header(path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch
 from diffusers import DDIMScheduler
 
+from instructbooth.spec.personalization import FlowMatching
 from instructbooth_trainer.diffusion.ddim import PREDICTION_TYPES, DdimSchedule
 from instructbooth_trainer.diffusion.model import DiffusionModel
 from instructbooth_trainer.diffusion.objective import DenoisingObjective
@@ -35,12 +36,24 @@ class DenoisingModel(DiffusionModel):
                 f"{' and '.join(PREDICTION_TYPES)} have a formula here",
             )
 
+    def bucket_step(self) -> int:
+        """Halved on every level of the U-Net but the last without a rest."""
+        step, levels = super().bucket_step(), len(self.denoiser.config.block_out_channels)
+        whole = int(self.pipeline.vae_scale_factor) * int(2 ** (levels - 1))
+        return whole * -(-step // whole)
+
     def schedule(self, num_steps: int, eta: float) -> DdimSchedule:
         """The DDIM steps of a sampling run."""
         return DdimSchedule.from_scheduler(self.pipeline.scheduler, num_steps, eta, self.device)
 
-    def objective(self, min_snr_gamma: float | None) -> DenoisingObjective:
-        """Noise or velocity at uniform timesteps."""
+    def objective(self, min_snr_gamma: float | None, flow_matching: FlowMatching | None = None) -> DenoisingObjective:
+        """Noise or velocity at uniform timesteps. Raises UserError FlowMatchingUndefined."""
+        if flow_matching is not None:
+            raise UserError(
+                "FlowMatchingUndefined",
+                f"spec.personalization.flowMatching: {self.family} is not trained by flow matching; remove it, or see "
+                "minSnrGamma",
+            )
         scheduler = self.pipeline.scheduler
         alpha_bar: torch.Tensor = scheduler.alphas_cumprod
         return DenoisingObjective(

@@ -1,8 +1,8 @@
 """Whether the identifier is a good one: what the tokenizer makes of it.
 
-A byte-pair vocabulary is numbered in the order in which its tokens were learned, the most frequent first. A single
-token with a low number is a word that the text encoder knows well, and its meaning stands in the subject's way; a word
-that falls apart into many tokens is made of pieces that mean something of their own.
+The most frequent tokens of a vocabulary have the lowest numbers (instructbooth/vocabulary.py). A single token with a
+low one is a word that the text encoder knows well, and its meaning stands in the subject's way; a word that falls apart
+into many tokens is made of pieces that mean something of their own.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ from typing import Any
 
 from pydantic import JsonValue
 
-COMMON = 0.8  # a single token among this share of the vocabulary is a word people use
+from instructbooth.vocabulary import COMMON, rare_words
+
+EXAMPLES = 3  # of better identifiers
 MANY_TOKENS = 3  # the DreamBooth paper's identifiers have at most so many
 
 
@@ -43,16 +45,17 @@ class IdentifierReport:
 
 def check_identifier(tokenizer: Any, identifier: str) -> IdentifierReport:
     """Look an identifier up in a model's vocabulary."""
+    examples = f"such as {' or '.join(rare_words(tokenizer.get_vocab(), EXAMPLES) or ['sks'])}"
     ids = tokenizer(identifier, add_special_tokens=False).input_ids
     tokens = [str(token) for token in tokenizer.convert_ids_to_tokens(ids)]
     if len(ids) > 1:
         many = f"the identifier {identifier!r} falls apart into {len(ids)} tokens ({' '.join(tokens)})"
-        way_out = f"each means something of its own: choose a rare word of at most {MANY_TOKENS} tokens, such as sks"
+        way_out = f"each means something of its own: choose a rare word of at most {MANY_TOKENS} tokens, {examples}"
         return IdentifierReport(tokens, None, f"{many}; {way_out}" if len(ids) > MANY_TOKENS else None)
     rank = ids[0] / (len(tokenizer) - 1)
     warning = (
         f"the identifier {identifier!r} is a common word of the model's vocabulary (token {ids[0]} of "
         f"{len(tokenizer)}, the most frequent first): what it means already stands in the subject's way; "
-        "choose a word that means nothing, such as sks"
+        f"choose a word that means nothing, {examples}"
     )
     return IdentifierReport(tokens, rank, warning if rank < COMMON else None)

@@ -1,7 +1,8 @@
 """An adapter under the names of kohya-ss/sd-scripts, which ComfyUI, AUTOMATIC1111 and others read.
 
 `unet.down_blocks.0...to_q.lora_A.weight` is `lora_unet_down_blocks_0...to_q.lora_down.weight` there, and every layer
-has its alpha beside it. Of DoRA there are several spellings, none of which stock diffusers reads: it is not written.
+has its alpha beside it. DoRA is not written: the `dora_scale` of these programs is a length per input of a layer,
+PEFT's is one per output (KohakuBlueleaf/LyCORIS issue 216), so that neither can be turned into the other.
 """
 
 from __future__ import annotations

@@ -9,7 +9,14 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
-from instructbooth_trainer.algorithms.flow_matching import interpolate, logit_normal_times, velocity
+from instructbooth.spec.personalization import FlowMatching
+from instructbooth_trainer.algorithms.flow_matching import (
+    draw_times,
+    interpolate,
+    shift_times,
+    time_weights,
+    velocity,
+)
 from instructbooth_trainer.diffusion.flow import FlowSchedule
 from instructbooth_trainer.diffusion.model import DiffusionModel
 from instructbooth_trainer.diffusion.objective import Exercise
@@ -21,24 +28,36 @@ FLOW_FEED_FORWARD = ["ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_c
 
 @dataclass(frozen=True)
 class FlowObjective:
-    """Velocities at logit-normal times; a timestep is the time times `num_train_timesteps`.
+    """Velocities at random times; a timestep is the time times `num_train_timesteps`.
 
     Attributes:
         num_train_timesteps: the scheduler's.
         shift: how far times are moved towards noise; 1 is not at all.
+        times: how they are drawn and weighed.
     """
 
     num_train_timesteps: int
     shift: float
+    times: FlowMatching
 
     def draw_timesteps(self, count: int, generator: torch.Generator) -> Tensor:
-        """Logit-normal, float32."""
-        return logit_normal_times(count, self.shift, generator) * self.num_train_timesteps
+        """Float32."""
+        times = self.times
+        drawn = draw_times(
+            times.weighting_scheme,
+            count,
+            generator,
+            mean=times.logit_mean,
+            std=times.logit_std,
+            scale=times.mode_scale,
+        )
+        return shift_times(drawn, self.shift) * self.num_train_timesteps
 
     def exercise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Exercise:
         """x_t, and the velocity."""
         time = (timesteps / self.num_train_timesteps).to(latents.device)
-        return Exercise(interpolate(latents, noise, time), velocity(latents, noise))
+        weights = time_weights(self.times.weighting_scheme, time)
+        return Exercise(interpolate(latents, noise, time), velocity(latents, noise), weights)
 
 
 class FlowModel(DiffusionModel):
@@ -77,15 +96,15 @@ class FlowModel(DiffusionModel):
         scheduler.set_timesteps(num_steps, sigmas=self.start_sigmas(num_steps), mu=mu)
         return FlowSchedule.from_times(scheduler.timesteps, scheduler.sigmas, eta, self.device)
 
-    def objective(self, min_snr_gamma: float | None) -> FlowObjective:
+    def objective(self, min_snr_gamma: float | None, flow_matching: FlowMatching | None = None) -> FlowObjective:
         """Velocities. Raises UserError MinSnrUndefined."""
         if min_snr_gamma is not None:
             raise UserError(
                 "MinSnrUndefined",
                 f"spec.personalization.minSnrGamma {min_snr_gamma:g}: {self.family} is trained by flow matching, where "
-                "the density of the timesteps takes the place of a weighting; remove minSnrGamma",
+                "the density of the timesteps takes its place; remove minSnrGamma, or see flowMatching",
             )
         config = self.pipeline.scheduler.config
         # A shift that depends on the resolution is the sampler's affair; a fixed one is the model's.
         shift = 1.0 if config.use_dynamic_shifting else float(config.shift)
-        return FlowObjective(int(config.num_train_timesteps), shift)
+        return FlowObjective(int(config.num_train_timesteps), shift, flow_matching or FlowMatching())

@@ -12,14 +12,17 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import diffusers
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from instructbooth.spec.personalization import FlowMatching
 from instructbooth.spec.stages import Dtype
+from instructbooth_trainer.algorithms.buckets import Size
+from instructbooth_trainer.diffusion import autoencoder
 from instructbooth_trainer.diffusion.conditioning import Conditioning, Encoding
+from instructbooth_trainer.diffusion.framing import pixels
 from instructbooth_trainer.diffusion.objective import Objective
 from instructbooth_trainer.diffusion.schedule import Schedule
 from instructbooth_trainer.runtime.errors import UserError
@@ -142,8 +145,8 @@ class DiffusionModel(ABC):
         """The steps of a sampling run; eta 0 is deterministic, and then what the stock pipeline does."""
 
     @abstractmethod
-    def objective(self, min_snr_gamma: float | None) -> Objective:
-        """What stage 1 trains. Raises UserError where the weighting has no meaning for the family."""
+    def objective(self, min_snr_gamma: float | None, flow_matching: FlowMatching | None = None) -> Objective:
+        """What stage 1 trains. Raises UserError where a weighting has no meaning for the family."""
 
     def encode_empty(self) -> Encoding:
         """The encoding that guidance leads away from, one row, as the stock pipeline has it."""
@@ -160,6 +163,22 @@ class DiffusionModel(ABC):
     def patch_side(self) -> int:
         """Side of the patches that latents are cut into."""
         return 1
+
+    def bucket_step(self) -> int:
+        """What sides of aspect-ratio buckets are multiples of, pixels: all levels of a denoiser take it.
+
+        A sixteenth of the resolution, 64 pixels at 1024, so that pictures of nearly one aspect share a bucket.
+        """
+        smallest = int(self.pipeline.vae_scale_factor) * self.patch_side()
+        return smallest * -(-self.resolution // (16 * smallest))
+
+    def longest_side(self) -> int:
+        """The longest side of a bucket, pixels."""
+        return 2 * self.resolution
+
+    def told_sizes(self, conditioning: Conditioning, sizes: Tensor) -> Conditioning:
+        """The conditioning of rows whose pictures were fitted so (`framing.conditioned_sizes`, [batch, 6])."""
+        return conditioning
 
     def embeds_guidance(self) -> bool:
         """Whether the model is told the guidance (guidance distillation), so that one pass does."""
@@ -250,18 +269,15 @@ class DiffusionModel(ABC):
         return without + guidance * (conditioned - without)
 
     @torch.no_grad()
-    def encode_images(self, images: Sequence[Image.Image]) -> Tensor:
-        """Latents [batch, *latent_shape] of pictures: centre square, resized, mean of the VAE's posterior, scaled."""
-        pixels = torch.stack([_pixels(image, self.resolution) for image in images]) * 2 - 1
-        rows = [self.vae.encode(row[None].to(self.device, self.vae.dtype)).latent_dist.mean for row in pixels]
-        return (torch.cat(rows).float() - self._shift()) * float(self.vae.config.scaling_factor)
+    def encode_images(self, images: Sequence[Image.Image], size: Size | None = None) -> Tensor:
+        """Latents of pictures fitted into a rectangle, [batch, channels, height, width]; else into the square."""
+        size = size or (self.resolution, self.resolution)
+        return autoencoder.encode(self.vae, torch.stack([pixels(image, size) for image in images]), self.device)
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Pictures [batch, 3, resolution, resolution], float32 in [0, 1]."""
-        scaled = latents / float(self.vae.config.scaling_factor) + self._shift()
-        pixels: Tensor = self.vae.decode(scaled.to(self.vae.dtype)).sample.float()
-        return (pixels / 2 + 0.5).clamp(0, 1)
+        return autoencoder.decode(self.vae, latents)
 
     @torch.no_grad()
     def draw_stock(self, prompts: Sequence[str], seeds: Sequence[int], steps: int, guidance: float) -> Tensor:
@@ -276,16 +292,3 @@ class DiffusionModel(ABC):
             **self.pipeline_options(guidance, len(prompts)),
         ).images
         return self.unpack(latents).float()
-
-    def _shift(self) -> float:
-        return float(self.vae.config.get("shift_factor") or 0.0)
-
-
-def _pixels(image: Image.Image, side: int) -> Tensor:
-    """The centre square of a picture as [3, side, side], float32 in [0, 1]."""
-    square = min(image.size)
-    left, top = (image.width - square) // 2, (image.height - square) // 2
-    crop = image.convert("RGB").crop((left, top, left + square, top + square))
-    if square != side:
-        crop = crop.resize((side, side), Image.Resampling.LANCZOS)
-    return torch.from_numpy(np.array(crop)).permute(2, 0, 1).float() / 255

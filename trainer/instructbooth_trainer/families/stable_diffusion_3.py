@@ -29,6 +29,11 @@ class StableDiffusion3(FlowModel):
             return limits
         return [*limits, (self.pipeline.tokenizer_3, T5_TOKENS)]
 
+    def longest_side(self) -> int:
+        """No longer than the position embeddings reach."""
+        reach = int(self.denoiser.config.pos_embed_max_size) * self.patch_side() * int(self.pipeline.vae_scale_factor)
+        return min(super().longest_side(), reach)
+
     def encode_prompts(self, prompts: Sequence[str]) -> Encoding:
         """CLIP's states and T5's behind one another, [batch, tokens, width]; both CLIPs pooled, [batch, widths]."""
         self.check_prompts(prompts)

@@ -1,18 +1,21 @@
 """Stable Diffusion XL: two CLIP text encoders, a U-Net that is also told sizes, a VAE that overflows fp16.
 
-The size conditioning is that of the square that pictures are cut to, uncropped: as they will be drawn.
+Drawn pictures are told to be squares that were never cropped, and class pictures are so. The subject's are told as they
+were fitted: the photo's own size, and where it was cut.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from instructbooth_trainer.diffusion.conditioning import Encoding
+from instructbooth_trainer.diffusion.conditioning import Conditioning, Encoding
 from instructbooth_trainer.diffusion.denoising import DenoisingModel
+from instructbooth_trainer.diffusion.framing import conditioned_sizes
 from instructbooth_trainer.diffusion.kohya import sdxl_layer
 from instructbooth_trainer.runtime.errors import UserError
 
@@ -40,9 +43,14 @@ class StableDiffusionXL(DenoisingModel):
         embeddings, _, pooled, _ = self.pipeline.encode_prompt(
             list(prompts), device=self.device, do_classifier_free_guidance=False
         )
-        side = float(self.resolution)
-        sizes = torch.tensor([[side, side, 0.0, 0.0, side, side]], device=self.device)  # original, crop, target
+        square = (self.resolution, self.resolution)
+        sizes = torch.tensor([conditioned_sizes(square, square)], device=self.device)
         return {"embeddings": embeddings, "pooled": pooled, "time_ids": sizes.expand(len(prompts), -1)}
+
+    def told_sizes(self, conditioning: Conditioning, sizes: Tensor) -> Conditioning:
+        """In place of the square's."""
+        encoding = {**conditioning.encoding, "time_ids": sizes.to(self.device)}
+        return replace(conditioning, encoding=encoding)
 
     def encode_empty(self) -> Encoding:
         """Zeros where the model was trained so, as its config says."""

@@ -27,7 +27,7 @@ def adopt(run: RunContext, model: DiffusionModel, source: ModelSource, identifie
     """Publish the adapter of the source. Collective. Raises UserError AdapterNotFound, -Corrupt, -Mismatch."""
     job = run.job.spec
     spec = job.personalization
-    base, folder = run.model_folder(job.model.source), run.model_folder(source)
+    base, folder = run.model_folder(job.model.source), run.adapter_folder(source)
     tensors = run.gang.once(lambda: read_adapter(base, folder, spec.lora))
     adapter = Adapter(model, spec.lora, text_encoder=spec.train_text_encoder, seed=spec.seed)
     adapter.load_tensors(tensors)
@@ -46,26 +46,22 @@ def read_adapter(base: Path, folder: Path, lora: Lora) -> dict[str, Tensor]:
 
     Args:
         base: folder of the base model; loaded in float32 and let go of again, so that the weights stay what they are.
-        folder: with `pytorch_lora_weights.safetensors`.
+        folder: with `pytorch_lora_weights.safetensors`, or another safetensors file if it is the only one.
         lora: what the adapter is said to be.
 
     Raises:
         UserError: `AdapterNotFound`, `AdapterCorrupt`, or `AdapterMismatch` where it is something else.
     """
-    path = folder / WEIGHTS
-    if not path.is_file():
-        raise UserError(
-            "AdapterNotFound", f"{_FIELD} holds no {WEIGHTS}; rename the LoRA's file to that, or correct it"
-        )
+    path = _weights(folder)
     try:
         with safe_open(path, "pt") as file:
             file.keys()
     except (SafetensorError, OSError) as error:
-        raise UserError("AdapterCorrupt", f"{_FIELD}: {WEIGHTS} cannot be read: {error}; upload it again") from error
+        raise UserError("AdapterCorrupt", f"{_FIELD}: {path.name} cannot be read: {error}; upload it again") from error
     model = DiffusionModel.load(base)
     pipeline = model.pipeline
     try:
-        pipeline.load_lora_weights(str(folder), weight_name=WEIGHTS, use_safetensors=True, adapter_name="given")
+        pipeline.load_lora_weights(str(folder), weight_name=path.name, use_safetensors=True, adapter_name="given")
     except (ValueError, RuntimeError, KeyError) as error:
         raise UserError("AdapterMismatch", f"{_FIELD} is no LoRA of spec.model: {error}") from error
     tensors: dict[str, Tensor] = {}
@@ -84,3 +80,18 @@ def read_adapter(base: Path, folder: Path, lora: Lora) -> dict[str, Tensor]:
         weights = get_peft_model_state_dict(module, adapter_name="given")
         tensors |= {f"{name}.{key}": tensor.detach().float().cpu() for key, tensor in weights.items()}
     return tensors
+
+
+def _weights(folder: Path) -> Path:
+    """The LoRA's file in a folder. Raises UserError AdapterNotFound."""
+    if (folder / WEIGHTS).is_file():
+        return folder / WEIGHTS
+    found = sorted(folder.glob("*.safetensors"))
+    if len(found) == 1:
+        return found[0]
+    names = ", ".join(path.name for path in found) or "none"
+    raise UserError(
+        "AdapterNotFound",
+        f"{_FIELD} holds no {WEIGHTS} and no single other safetensors file at its root (found: {names}); rename the "
+        "LoRA's file to that where you keep it in S3 or on a volume, or correct the source",
+    )

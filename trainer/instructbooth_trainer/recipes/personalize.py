@@ -10,7 +10,7 @@ Assumptions and deviations, for neither paper published its code:
 - A step is made of as many shares as the whole gang has processes. Where an attempt has fewer (minNodes), each process
   goes through several: the same rows, so the same step and the same learning rate, only later.
 - The subject's latents are the posterior's mean, made once; so are the embeddings unless the text encoder is trained.
-- Every random number is keyed by (seed, step, share): a resumed run repeats an unbroken one bit for bit.
+- Every random number is keyed by (seed, batch, share): a resumed run repeats an unbroken one bit for bit.
 """
 
 from __future__ import annotations
@@ -18,26 +18,25 @@ from __future__ import annotations
 import json
 import logging
 import time
-from dataclasses import dataclass
+from itertools import product
 
 import torch
-from PIL import ImageOps
 from torch import Tensor
 
 from instructbooth.contract import Outcome
 from instructbooth.spec.personalization import Personalization
-from instructbooth_trainer.algorithms.dreambooth import dreambooth_loss
+from instructbooth_trainer.algorithms.dreambooth import dreambooth_loss, squared_errors
 from instructbooth_trainer.algorithms.learning_rate import learning_rate
 from instructbooth_trainer.diffusion.adapter import Adapter
+from instructbooth_trainer.diffusion.conditioning import Conditioning
 from instructbooth_trainer.diffusion.identifier import IdentifierReport, check_identifier
 from instructbooth_trainer.diffusion.model import DiffusionModel
-from instructbooth_trainer.diffusion.noise import keyed_generator
 from instructbooth_trainer.diffusion.objective import Objective
-from instructbooth_trainer.diffusion.prompts import class_text, expand
 from instructbooth_trainer.recipes.adoption import adopt
 from instructbooth_trainer.recipes.average import AdapterAverage
-from instructbooth_trainer.recipes.class_images import class_latents, share
+from instructbooth_trainer.recipes.batches import Rows, batch, prepare, shares
 from instructbooth_trainer.recipes.export import write_adapter
+from instructbooth_trainer.recipes.plateau import BEST, Plateau
 from instructbooth_trainer.recipes.training import AdapterState, SynchronizedAdamW, samples_sheet
 from instructbooth_trainer.recipes.validation import ValidationPictures
 from instructbooth_trainer.runtime.context import RunContext
@@ -45,25 +44,6 @@ from instructbooth_trainer.runtime.context import RunContext
 log = logging.getLogger(__name__)
 
 MAX_GRAD_NORM = 1.0
-
-
-@dataclass(frozen=True)
-class Data:
-    """What a rank trains on.
-
-    Attributes:
-        subject: latents of the subject's pictures, mirrored ones among them if asked for, [pictures, *latent_shape].
-        captions: their captions with the identifier, one per template.
-        classes: latents of class pictures by this rank's shares, [n, *latent_shape]; empty without prior preservation.
-        class_captions: index of each class picture's template by share, [n].
-        class_texts: class prompts, one per template.
-    """
-
-    subject: Tensor
-    captions: list[str]
-    classes: dict[int, Tensor]
-    class_captions: dict[int, Tensor]
-    class_texts: list[str]
 
 
 def run(run: RunContext) -> Outcome:
@@ -81,7 +61,7 @@ def run(run: RunContext) -> Outcome:
     identifier = look_at_identifier(run, model)
     if spec.adapter is not None:
         return adopt(run, model, spec.adapter, identifier)
-    objective = model.objective(spec.min_snr_gamma)
+    objective = model.objective(spec.min_snr_gamma, spec.flow_matching)
     data = prepare(run, model)
     adapter = Adapter(model, spec.lora, text_encoder=spec.train_text_encoder, seed=spec.seed)
     if spec.gradient_checkpointing:
@@ -92,40 +72,65 @@ def run(run: RunContext) -> Outcome:
     state = AdapterState(adapter, optimizer.optimizer)
     average = AdapterAverage(adapter, state, spec.ema)
     pictures = ValidationPictures(run, model, state, average)
+    plateau = Plateau(run, model, objective, data, adapter, state, average)
     run.start_checkpoints(spec.checkpoint_interval_steps)
-    start = run.resume(state)
+    start, batches = run.resume(state), spec.gradient_accumulation_steps
 
-    texts = data.captions + data.class_texts
-    fixed = None if spec.train_text_encoder else model.condition(texts, guidance=1.0)
-    per_step = (2 if data.classes else 1) * spec.batch_size * spec.world_size
+    fixed = None if spec.train_text_encoder else model.condition(data.texts, guidance=1.0)
+    own = shares(run)
+    per_step = (2 if data.classes else 1) * spec.batch_size * batches * spec.world_size
     run.progress.start(spec.steps, "steps", done=start)
     if start == 0:
         pictures.after(0)
     began = time.monotonic()
     for step in range(start, spec.steps):
         total = 0.0
-        for share_number in shares(run):
-            latents, rows, noise, timesteps = batch(spec, data, step, share_number, objective)
-            exercise = objective.exercise(latents, noise.to(device), timesteps)
-            with adapter.dropping(spec.seed, "dropout", step, share_number):
-                conditioning = model.condition(texts, guidance=1.0) if fixed is None else fixed
-                prediction = model.predict(exercise.noisy, timesteps.to(device), conditioning.rows(rows))
-                weight = spec.prior_preservation.weight
-                loss = dreambooth_loss(prediction, exercise.target, spec.batch_size, weight, exercise.weights)
+        for number, share in product(range(step * batches, (step + 1) * batches), own):
+            rows = batch(spec, data, number, share, objective)
+            with adapter.dropping(spec.seed, "dropout", number, share):
+                conditioning = model.condition(data.texts, guidance=1.0) if fixed is None else fixed
+                loss = batch_loss(model, objective, spec, rows, conditioning)
                 optimizer.backward(loss)
             total += float(loss.detach())
         optimizer.set_learning_rate(
             learning_rate(spec.learning_rate, spec.schedule, step, spec.steps, spec.warmup_steps)
         )
-        result = optimizer.step(count=len(shares(run)), total_loss=total)
+        result = optimizer.step(count=batches * len(own), total_loss=total)
         average.update(step)
         state.curve.append({"loss": result.loss})
         speed = (step + 1 - start) * per_step / (time.monotonic() - began)
         run.progress.update(step + 1, loss=result.loss, grad_norm=result.grad_norm, images_per_second=speed)
         pictures.after(step + 1)
+        if plateau.reached(step + 1):
+            break
         run.checkpoint(step + 1, state)
-    with average.in_place():
-        return finish(run, model, adapter, state, identifier, pictures)
+    best = state.kept.get(BEST)
+    with average.in_place() if best is None else adapter.swapped(best):
+        return finish(run, model, adapter, state, identifier, pictures, plateau)
+
+
+def batch_loss(
+    model: DiffusionModel, objective: Objective, spec: Personalization, parts: list[Rows], conditioning: Conditioning
+) -> Tensor:
+    """The loss of one batch, a scalar.
+
+    Args:
+        model: with its adapter.
+        objective: what it should predict.
+        spec: batchSize and the prior's weight.
+        parts: rows of one size each, the subject's first.
+        conditioning: a row per text of `Data.texts`.
+    """
+    errors, weights = [], []
+    for rows in parts:
+        exercise = objective.exercise(rows.latents, rows.noise.to(model.device), rows.timesteps)
+        told = model.told_sizes(conditioning.rows(rows.texts), rows.sizes)
+        prediction = model.predict(exercise.noisy, rows.timesteps.to(model.device), told)
+        errors.append(squared_errors(prediction, exercise.target))
+        if exercise.weights is not None:
+            weights.append(exercise.weights)
+    weighed = torch.cat(weights) if weights else None
+    return dreambooth_loss(torch.cat(errors), spec.batch_size, spec.prior_preservation.weight, weighed)
 
 
 def look_at_identifier(run: RunContext, model: DiffusionModel) -> IdentifierReport:
@@ -136,51 +141,6 @@ def look_at_identifier(run: RunContext, model: DiffusionModel) -> IdentifierRepo
     return report
 
 
-def shares(run: RunContext) -> range:
-    """The shares of a step that this rank goes through: its own, and those of processes that this attempt lacks."""
-    return range(run.gang.rank, run.job.spec.personalization.world_size, run.gang.world_size)
-
-
-def prepare(run: RunContext, model: DiffusionModel) -> Data:
-    """Encode the subject's pictures and get this rank's shares of the class pictures. Collective."""
-    spec, subject = run.job.spec.personalization, run.job.spec.subject
-    pictures = run.subject_images()
-    latents = model.encode_images([*pictures, *map(ImageOps.mirror, pictures)] if spec.flip else pictures)
-    class_texts = [class_text(template, subject) for template in spec.caption_templates]
-    captions = [expand(template, subject, identifier=True) for template in spec.caption_templates]
-    if not spec.prior_preservation.weight:
-        return Data(latents, captions, {}, {}, [])
-    classes, texts = class_latents(run, model, class_texts)
-    numbers = {n: share(len(classes), n, spec.world_size) for n in shares(run)}
-    own = {n: classes[of_share].to(model.device) for n, of_share in numbers.items()}
-    return Data(latents, captions, own, {n: texts[of_share] for n, of_share in numbers.items()}, class_texts)
-
-
-def batch(
-    spec: Personalization, data: Data, step: int, share_number: int, objective: Objective
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The rows of one share of a step, a pure function of (seed, step, share).
-
-    Returns:
-        latents [batch, *latent_shape], subject first; caption numbers into captions + class_texts, [batch]; noise like
-        latents, on the CPU; timesteps [batch]. batch is batchSize, twice that with class pictures.
-    """
-    generator = keyed_generator(spec.seed, "batch", step, share_number)
-
-    def choose(count: int) -> Tensor:
-        return torch.randint(count, (spec.batch_size,), generator=generator)
-
-    latents, rows = data.subject[choose(len(data.subject))], choose(len(data.captions))
-    if data.classes:
-        classes = data.classes[share_number]
-        chosen = choose(len(classes))
-        latents = torch.cat([latents, classes[chosen]])
-        rows = torch.cat([rows, len(data.captions) + data.class_captions[share_number][chosen]])
-    timesteps = objective.draw_timesteps(len(latents), generator)
-    noise = torch.randn(latents.shape, generator=generator)
-    return latents, rows, noise, timesteps
-
-
 def finish(
     run: RunContext,
     model: DiffusionModel,
@@ -188,6 +148,7 @@ def finish(
     state: AdapterState,
     identifier: IdentifierReport,
     pictures: ValidationPictures,
+    plateau: Plateau,
 ) -> Outcome:
     """Publish adapter, numbers and a sheet of samples. Collective."""
     spec = run.job.spec.personalization
@@ -197,7 +158,7 @@ def finish(
     folder = run.workdir / "output"
     if run.gang.is_main:
         folder.mkdir(parents=True, exist_ok=True)
-        record = {"loss": losses, "identifier": identifier.record(), "spec": spec.to_wire()}
+        record = {"loss": losses, "identifier": identifier.record(), "spec": spec.to_wire()} | plateau.numbers()
         (folder / "personalize.json").write_text(json.dumps(record, indent=1))
         samples_sheet(run, model, folder / "samples.png", spec.caption_templates)
         write_adapter(run, adapter, folder, numbers | {"steps": float(len(losses))})

@@ -7,6 +7,7 @@ uneven numbers of rows or micro-batches, and nothing can be left out by accident
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +23,10 @@ from instructbooth_trainer.diffusion.model import DiffusionModel
 from instructbooth_trainer.diffusion.noise import keyed_generator
 from instructbooth_trainer.diffusion.prompts import expand
 from instructbooth_trainer.diffusion.sampling import draw, grid
+from instructbooth_trainer.recipes.loss_scale import LossScale
 from instructbooth_trainer.runtime.context import RunContext
 from instructbooth_trainer.runtime.errors import RunError, UserError
 from instructbooth_trainer.runtime.state import load_optimizer_tensors, optimizer_tensors
-
-# Gradients pass through fp16 activations, where small ones vanish; a power of two moves them up without rounding.
-_LOSS_SCALE: dict[Dtype, float] = {"fp32": 1.0, "bf16": 1.0, "fp16": 1024.0}
 
 SAMPLES = 4  # pictures per row of a sheet of samples
 
@@ -55,12 +54,12 @@ class SynchronizedAdamW:
         self._accelerator = accelerator
         self._parameters = adapter.parameters()
         self._max_norm = max_grad_norm
-        self._scale = _LOSS_SCALE[dtype]
         self.optimizer = make_optimizer(kind, self._parameters, learning_rate)
+        self._scale = LossScale(self.optimizer, dtype)
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of a sum of losses (not of a mean: `step` divides)."""
-        (loss * self._scale).backward()  # type: ignore[no-untyped-call]
+        (loss * self._scale.value).backward()  # type: ignore[no-untyped-call]
 
     def set_learning_rate(self, learning_rate: float) -> None:
         """For the steps from now on."""
@@ -69,6 +68,8 @@ class SynchronizedAdamW:
 
     def step(self, count: int, total_loss: float) -> StepResult:
         """Sum gradients over all ranks, divide by the sum of `count`, scale down to the norm, update.
+
+        In fp16 a step whose gradient overflows changes nothing but the loss scale, and has a norm of 0.
 
         Args:
             count: how many rows this rank's losses were summed over; may be 0 on some ranks.
@@ -83,9 +84,12 @@ class SynchronizedAdamW:
         if not flat[-1]:  # more updates were asked for than there are rows: nothing to learn in this one, on any rank
             return StepResult(0.0, 0.0)
         loss = float(flat[-2] / flat[-1])
-        flat = flat[:-2] / (flat[-1] * self._scale)
+        flat = flat[:-2] / (flat[-1] * self._scale.value)
         norm = flat.norm()
         if not bool(norm.isfinite()):
+            if math.isfinite(loss) and self._scale.overflowed():
+                self.optimizer.zero_grad(set_to_none=True)
+                return StepResult(loss, 0.0)
             raise RunError(
                 "GradientNotFinite", "the gradient is not finite: lower learningRate, or use dtype fp32 or bf16"
             )
@@ -94,6 +98,7 @@ class SynchronizedAdamW:
             parameter.grad = piece.view_as(parameter)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        self._scale.passed()
         return StepResult(loss, float(norm))
 
 

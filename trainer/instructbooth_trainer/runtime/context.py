@@ -14,6 +14,7 @@ from instructbooth.artifacts.store import ObjectStore
 from instructbooth.contract import Outcome, PromptRole, Stage
 from instructbooth.spec.job import ResolvedJob
 from instructbooth.spec.sources import ModelSource, PromptSource
+from instructbooth_trainer.runtime.captions import load_captions
 from instructbooth_trainer.runtime.checkpoints import Checkpointer
 from instructbooth_trainer.runtime.errors import Checkpointed, UserError
 from instructbooth_trainer.runtime.gang import Gang
@@ -55,6 +56,7 @@ class RunContext:
     stop: StopFlag
     sources: Sources
     _checkpointer: Checkpointer = field(init=False, repr=False)
+    _subject: Path | None = field(init=False, repr=False, default=None)
 
     def __post_init__(self) -> None:
         self._checkpointer = Checkpointer(
@@ -72,6 +74,10 @@ class RunContext:
         """The model's local folder, downloaded once a node and checked. Collective. Raises UserError."""
         return self.gang.once_per_node(lambda: self.sources.model_folder(source))
 
+    def adapter_folder(self, source: ModelSource) -> Path:
+        """A LoRA's local folder, downloaded once a node and checked. Collective. Raises UserError."""
+        return self.gang.once_per_node(lambda: self.sources.adapter_folder(source))
+
     def input_folder(self, stage: Stage) -> Path:
         """The verified output of an earlier stage. Collective."""
         if stage not in self.inputs:
@@ -88,8 +94,19 @@ class RunContext:
 
     def subject_images(self) -> list[Image.Image]:
         """The subject's pictures, RGB, in order of their names. Collective. Raises UserError SubjectImagesInvalid."""
-        folder = self.gang.once_per_node(lambda: self.sources.image_folder(self.job.spec.subject.images))
+        folder = self.subject_folder()
         return self.gang.together(lambda: load_subject_images(folder))
+
+    def subject_captions(self) -> list[str]:
+        """The caption beside each picture, placeholders and all. Collective. Raises UserError CaptionsInvalid."""
+        folder = self.subject_folder()
+        return self.gang.together(lambda: load_captions(folder, self.job.spec.subject))
+
+    def subject_folder(self) -> Path:
+        """Where the subject's pictures are, downloaded once a node and a run. Collective."""
+        if self._subject is None:
+            self._subject = self.gang.once_per_node(lambda: self.sources.image_folder(self.job.spec.subject.images))
+        return self._subject
 
     def prompts(self, source: PromptSource, role: PromptRole) -> list[str]:
         """The prompts of a source, `{subject}` and all. Collective. Raises UserError PromptsWithoutSubject."""

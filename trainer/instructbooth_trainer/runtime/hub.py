@@ -27,8 +27,13 @@ ALLOWED = [
 IGNORED = ["*.fp16.safetensors", "*.fp16-*.safetensors", "*non_ema*", "safety_checker/*", "text_encoders/*"]
 
 
-def download_snapshot(source: HubSource, folder: Path, token: str | None) -> None:
-    """Download a pinned model repository into `folder`.
+# Of a LoRA's repository: what lies at its root, whatever it is called, and no training checkpoints below it.
+ADAPTER = ["*.safetensors", "*.json"]
+BELOW = ["*/*"]
+
+
+def download_snapshot(source: HubSource, folder: Path, token: str | None, *, adapter: bool = False) -> None:
+    """Download a pinned model repository into `folder`, or that of an adapter.
 
     Raises UserError ModelNotFound or ModelForbidden, TransientError HubUnreachable.
     """
@@ -38,8 +43,8 @@ def download_snapshot(source: HubSource, folder: Path, token: str | None) -> Non
             source.repo,
             revision=source.revision,
             local_dir=folder,
-            allow_patterns=ALLOWED,
-            ignore_patterns=IGNORED,
+            allow_patterns=ADAPTER if adapter else ALLOWED,
+            ignore_patterns=BELOW if adapter else IGNORED,
             token=token or False,
             etag_timeout=20,
         )

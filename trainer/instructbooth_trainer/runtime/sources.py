@@ -40,6 +40,8 @@ log = logging.getLogger(__name__)
 PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
 MODEL_SUFFIXES = frozenset({".safetensors", ".json", ".txt", ".model"})
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
+METADATA = "metadata.jsonl"  # captions of all pictures; else each has a .txt of its own
+CAPTION_SUFFIXES = frozenset({".txt", ".jsonl"})
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_PIXELS = 64_000_000
 
@@ -73,6 +75,17 @@ class Sources:
         check_model_folder(folder)
         return folder
 
+    def adapter_folder(self, source: ModelSource) -> Path:
+        """The folder of a LoRA. Raises UserError as `model_folder`."""
+        if source.hub is None:
+            return self.model_folder(source)
+        folder = self._models / "adapters" / source.hub.repo.replace("/", "--") / source.hub.revision
+        if not folder.is_dir():
+            with beating_while_it_grows(self._models, self._beat), replacing(folder) as partial:
+                download_snapshot(source.hub, partial, token=os.environ.get("HF_TOKEN"), adapter=True)
+        check_model_folder(folder)
+        return folder
+
     def _download_model(self, source: ModelSource) -> Path:
         if source.hub is not None:
             return self._hub(source.hub)
@@ -80,13 +93,15 @@ class Sources:
         return self._s3_model(source.s3)
 
     def image_folder(self, source: ImageSource) -> Path:
-        """The folder with the subject's pictures, downloaded if need be."""
+        """The folder with the subject's pictures and their captions, downloaded if need be."""
         if source.config_map is not None:
             return self._mount(contract.Path.SUBJECT_IMAGES)
         if source.pvc is not None:
             return self._volume(source.pvc)
         assert source.s3 is not None
-        return self._s3_folder(source.s3, IMAGE_SUFFIXES, self._workdir / "subject", "SubjectImagesInvalid")
+        return self._s3_folder(
+            source.s3, IMAGE_SUFFIXES | CAPTION_SUFFIXES, self._workdir / "subject", "SubjectImagesInvalid"
+        )
 
     def prompt_lines(self, source: PromptSource, role: contract.PromptRole) -> list[str]:
         """The prompts of a source, each in all contexts. Raises UserError as `weighted_prompts` does."""
@@ -253,8 +268,8 @@ def check_model_folder(folder: Path) -> None:
             ) from error
 
 
-def load_subject_images(folder: Path) -> list[Image.Image]:
-    """The subject's pictures in order of their names, upright, RGB, transparency on white. Raises UserError."""
+def picture_paths(folder: Path) -> list[Path]:
+    """The picture files of a folder in order of their names. Raises UserError SubjectImagesInvalid."""
     reason = "SubjectImagesInvalid"
     if not folder.is_dir():
         raise UserError(reason, f"subject.images: there is no folder {folder}; check claim, path or ConfigMap")
@@ -264,7 +279,12 @@ def load_subject_images(folder: Path) -> list[Image.Image]:
     if not pictures:
         found = ", ".join(p.name for p in paths[:5]) or "nothing"
         raise UserError(reason, f"subject.images holds no picture ({found}); give 3-6 PNG, JPEG or WebP files")
-    return [_load_image(path, reason) for path in pictures]
+    return pictures
+
+
+def load_subject_images(folder: Path) -> list[Image.Image]:
+    """The subject's pictures in order of their names, upright, RGB, transparency on white. Raises UserError."""
+    return [_load_image(path, "SubjectImagesInvalid") for path in picture_paths(folder)]
 
 
 def _load_image(path: Path, reason: str) -> Image.Image:

@@ -28,8 +28,13 @@ class TrainState(Protocol):
         """The recipe's own generators of this rank; the runtime keeps their states along with the global ones."""
 
 
+# Numbers of a group that change while training; the last two only where losses are scaled (recipes/loss_scale.py).
+LOSS_SCALE, SINCE_OVERFLOW = "loss_scale", "since_overflow"
+GROUP_NUMBERS = ("lr", LOSS_SCALE, SINCE_OVERFLOW)
+
+
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimizer's state, flattened: `<parameter>.<key>` per parameter and `lr.<group>` per group.
+    """The optimizer's state, flattened: `<parameter>.<key>` per parameter and `lr.<group>` and the like per group.
 
     8-bit optimizers of bitsandbytes keep most of it one level deeper: `<parameter>.<key>/<inner key>`.
     """
@@ -40,7 +45,9 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
             deeper = {f"{key}/{inner}": v for inner, v in value.items()} if isinstance(value, dict) else {key: value}
             flat |= {f"{index}.{name}": torch.as_tensor(v).detach().clone() for name, v in deeper.items()}
     for number, group in enumerate(state["param_groups"]):
-        flat[f"lr.{number}"] = torch.tensor(float(group["lr"]), dtype=torch.float64)
+        for name in GROUP_NUMBERS:
+            if name in group:
+                flat[f"{name}.{number}"] = torch.tensor(float(group[name]), dtype=torch.float64)
     return flat
 
 
@@ -51,8 +58,8 @@ def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: Mapping[st
     per_parameter: dict[int, dict[str, Any]] = {}
     for name, value in tensors.items():
         head, _, key = name.partition(".")
-        if head == "lr":
-            groups[int(key)]["lr"] = float(value)
+        if head in GROUP_NUMBERS:
+            groups[int(key)][head] = float(value)
         else:
             # A whole number without dimensions was a Python int: the step of 8-bit optimizers. torch's is a float.
             number = value.dim() == 0 and value.dtype == torch.int64
