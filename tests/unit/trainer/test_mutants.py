@@ -24,7 +24,8 @@ from instructbooth_trainer.algorithms import (
 )
 from instructbooth_trainer.diffusion import ddim, flow
 from instructbooth_trainer.diffusion import schedule as steps
-from tests.unit.trainer import checks
+from instructbooth_trainer.rewards import likeness
+from tests.unit.trainer import checks, measure_checks
 
 Check = Callable[[ModuleType], None]
 
@@ -109,6 +110,10 @@ MUTANTS: list[tuple[ModuleType, Check, str, str]] = [
     (flow, checks.check_flow, "noise = latents + (1 - t) * prediction", "noise = latents + prediction"),
     (flow, checks.check_flow, "sigma**2 / (2 * t)", "sigma**2 / 2"),
     (flow, checks.check_flow, "(t_next - t) * prediction - sigma", "(t_next - t) * prediction + sigma"),
+    (likeness, measure_checks.check_mean_cosine, "functional.normalize(features, dim=-1) @", "features @"),
+    (likeness, measure_checks.check_mean_cosine, "functional.normalize(references, dim=-1).T", "references.T"),
+    (likeness, measure_checks.check_mean_cosine, ".mean(dim=1)", ".amax(dim=1)"),
+    (likeness, measure_checks.check_mean_cosine, ".mean(dim=1)", ".mean(dim=0)"),
 ]  # fmt: skip
 
 
