@@ -7,6 +7,7 @@ from importlib.metadata import version
 import click
 
 from instructbooth.cli.artifacts import artifacts
+from instructbooth.cli.dreambench import dreambench
 from instructbooth.cli.logs import logs
 from instructbooth.cli.run import run
 from instructbooth.cli.status import status
@@ -20,7 +21,7 @@ def cli() -> None:
     """Teach a text-to-image model a new subject and keep it obedient, on Kubernetes or on this machine."""
 
 
-for command in (crd, validate, submit, status, logs, artifacts, run):
+for command in (crd, validate, submit, status, logs, artifacts, run, dreambench):
     cli.add_command(command)
 
 

@@ -53,7 +53,7 @@ def render_page(evaluation: Evaluation, sheet: Image.Image, training: TrainingRe
 
 def summary_table(evaluation: Evaluation) -> str:
     """Models down, metrics across; the best of each metric is marked."""
-    head = "".join(f"<th>{escape(metric)}</th>" for metric in evaluation.metrics)
+    head = "".join(f"<th>{escape(metric)}{measured_by(evaluation, metric)}</th>" for metric in evaluation.metrics)
     best = {m: max(row[m].mean for row in evaluation.summary.values()) for m in evaluation.metrics}
     rows = "".join(
         f"<tr><th>{escape(TITLES.get(model, model))}</th>"
@@ -82,9 +82,16 @@ def prompt_table(evaluation: Evaluation) -> str:
 
 
 def cell(mean: Mean, *, best: bool) -> str:
-    """A number with its standard error and how many pictures it is of."""
-    error = "" if mean.standard_error is None else f' <span class="error">± {mean.standard_error:.3f}</span>'
+    """A number with its interval, or else its standard error, and how many pictures it is of."""
+    spread = str(mean).partition(" ")[2]
+    error = f' <span class="error">{spread}</span>' if spread else ""
     return f'<td class="{"best" if best else ""}" title="n = {mean.n}">{mean.mean:.3f}{error}</td>'
+
+
+def measured_by(evaluation: Evaluation, metric: str) -> str:
+    """The backbone of a metric, small, below its name."""
+    scorer = evaluation.scorers.get(metric)
+    return f'<br><span class="error">{escape(str(scorer))}</span>' if scorer else ""
 
 
 def curves(training: TrainingRecord) -> list[str]:
