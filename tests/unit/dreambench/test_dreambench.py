@@ -22,9 +22,17 @@ from instructbooth.dreambench.table import as_json, comma_separated, markdown
 from instructbooth.spec.job import Artifacts, InstructBoothJobSpec
 from instructbooth_trainer.report.evaluation import Drawing, Evaluation, Picture, Prompt, Scorer, summarize
 from tests.unit.dreambench.layout import LIVE, OBJECT, SUBJECTS, make_data_set, text
-from tests.unit.trainer.harness import BUCKET, spec
+from tests.unit.spec.examples import ROOT, demo
 
 HERE = Path("data")
+
+
+def spec() -> dict[str, Any]:
+    """The demo's spec in the root of its bucket; one of its prompts is the data set's, too."""
+    out: dict[str, Any] = demo()["spec"]
+    out["artifacts"].pop("prefix")
+    out["reinforcement"]["prompts"]["inline"].append("a {subject} on red")
+    return out
 
 
 @pytest.fixture
@@ -127,6 +135,16 @@ def test_manifests_differ_in_what_is_the_subjects(data, base, tmp_path):
     assert "both trained on and held out" in done.output  # the base's own prompts are among the data set's
 
 
+def test_the_examples_are_what_the_command_makes(data, tmp_path):
+    example = ROOT / "examples/dreambench"
+    words = ["manifests", "--dataset", data, "--base", example / "base.yaml"]
+    done = command(*words, "--descriptions", example / "descriptions.yaml", "--out", tmp_path / "jobs")
+    assert done.exit_code == 0, done.output
+    assert "held out" not in done.output
+    made = {path.name: path.read_text() for path in (tmp_path / "jobs").iterdir()}
+    assert made == {path.name: path.read_text() for path in (example / "jobs").iterdir()}
+
+
 def test_without_descriptions_the_way_out_is_told(data, base, tmp_path):
     words = ["manifests", "--dataset", data, "--base", base, "--out", tmp_path / "jobs"]
     done = command(*words)
@@ -173,7 +191,7 @@ def evaluation(name: str, score: float, **changes: Any) -> Evaluation:
 
 @pytest.fixture
 def store(tmp_path: Path) -> LocalStore:
-    return LocalStore(tmp_path / "store", BUCKET)
+    return LocalStore(tmp_path / "store", spec()["artifacts"]["bucket"])
 
 
 def publish(store: LocalStore, tmp_path: Path, found: Evaluation, uid: str = "u", attempt: int = 1) -> str:
