@@ -43,7 +43,7 @@ from instructbooth_trainer.report.evaluation import (
     summarize,
     summarize_prompts,
 )
-from instructbooth_trainer.report.page import TrainingRecord, render_page
+from instructbooth_trainer.report.page import TrainingRecord, render_page, training_record
 from instructbooth_trainer.report.sheet import contact_sheet
 from instructbooth_trainer.rewards import Reward, RewardContext, load_reward, score
 from instructbooth_trainer.runtime.context import RunContext
@@ -235,15 +235,6 @@ def headline(judged: Mapping[Key, Sequence[Picture]], name: str, metric: str) ->
     """The headline metric of the model that is being drawn, so far."""
     scores = [p.scores[metric] for (model, _), pictures in sorted(judged.items()) if model == name for p in pictures]
     return {"reward_mean": sum(scores) / len(scores)} if scores else {}
-
-
-def training_record(folder: Path | None) -> TrainingRecord:
-    """Stage 2's curve, from its output."""
-    path = None if folder is None else folder / "reinforce.json"
-    if path is None or not path.is_file():
-        return TrainingRecord([])
-    record = json.loads(path.read_text())
-    return TrainingRecord(record.get("epochs", []), record.get("stopped"))
 
 
 def how_drawn(run: RunContext, model: DiffusionModel) -> Drawing:

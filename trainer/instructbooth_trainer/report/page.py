@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from importlib.resources import files
+from pathlib import Path
 from string import Template
 
 from PIL import Image
@@ -27,6 +29,15 @@ class TrainingRecord:
 
     epochs: Sequence[Mapping[str, float]]
     stopped: str | None = None
+
+
+def training_record(folder: Path | None) -> TrainingRecord:
+    """Stage 2's curve, from its output."""
+    path = None if folder is None else folder / "reinforce.json"
+    if path is None or not path.is_file():
+        return TrainingRecord([])
+    record = json.loads(path.read_text())
+    return TrainingRecord(record.get("epochs", []), record.get("stopped"))
 
 
 def render_page(evaluation: Evaluation, sheet: Image.Image, training: TrainingRecord) -> str:
