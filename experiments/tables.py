@@ -4,41 +4,18 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
+from instructbooth.intervals import Interval, interval
 from instructbooth_miniature.captions import parse
 from instructbooth_trainer.report.evaluation import MODELS, Evaluation
 
-RESAMPLES = 10_000
+__all__ = ["HELD_OUT", "TRAINED", "Interval", "cell_numbers", "interval", "kind", "render"]
+
 TRAINED, HELD_OUT = "trained", "held out"
 Key = tuple[str, str, str]
 """(model, metric, group of prompts)."""
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A mean over cells and its 95 % percentile bootstrap interval; the ends are the mean itself for a single cell."""
-
-    mean: float
-    low: float
-    high: float
-    cells: int
-
-    def __str__(self) -> str:
-        return f"{self.mean:.3f}" + (f" [{self.low:.3f}, {self.high:.3f}]" if self.cells > 1 else "")
-
-
-def interval(values: Sequence[float], seed: int = 0) -> Interval:
-    """Mean and interval of one number per cell. Raises ValueError for no values."""
-    if not values:
-        raise ValueError("no cells, no mean")
-    numbers = np.asarray(values)
-    rng = np.random.default_rng(seed)
-    means = numbers[rng.integers(len(numbers), size=(RESAMPLES, len(numbers)))].mean(axis=1)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return Interval(float(numbers.mean()), float(low), float(high), len(numbers))
 
 
 def kind(prompt: str) -> str:

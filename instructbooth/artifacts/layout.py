@@ -18,6 +18,7 @@ from instructbooth.spec.job import Artifacts, ResolvedJob
 MANIFEST = "manifest.json"
 FENCE = "fence.json"
 _FENCE = re.compile(rf"/(\d+)/{re.escape(FENCE)}$")
+_PART_MANIFEST = re.compile(rf"/(\d+)/parts/([a-z]+)/(\d+)/{re.escape(MANIFEST)}$")
 _CHECKPOINT_MANIFEST = re.compile(rf"/(\d+)/checkpoints/(\d+)/{re.escape(MANIFEST)}$")
 
 
@@ -30,7 +31,7 @@ class RunLayout:
     @classmethod
     def of(cls, job: ResolvedJob) -> Self:
         """The layout of a resolved job."""
-        return cls(f"{_root(job.spec.artifacts)}{job.namespace}/{job.name}/{job.uid}/")
+        return cls(f"{runs_prefix(job.spec.artifacts, job.namespace, job.name)}{job.uid}/")
 
     def stage(self, stage: Stage) -> str:
         """Everything of a stage, all attempts."""
@@ -52,6 +53,10 @@ class RunLayout:
         """Pictures drawn on the way, at one step."""
         return f"{self.attempt(stage, attempt)}validation/{step}/"
 
+    def part(self, stage: Stage, attempt: int, model: str, prompt: int) -> str:
+        """All pictures of one prompt by one model, with their scores: what an evaluation has done so far."""
+        return f"{self.attempt(stage, attempt)}parts/{model}/{prompt:03d}/"
+
     def checkpoints(self, stage: Stage, attempt: int) -> str:
         """All checkpoints of an attempt."""
         return f"{self.attempt(stage, attempt)}checkpoints/"
@@ -61,9 +66,20 @@ class RunLayout:
         return f"{self.checkpoints(stage, attempt)}{step}/"
 
 
+def runs_prefix(artifacts: Artifacts, namespace: str, name: str) -> str:
+    """Prefix of all runs of a job of this name."""
+    return f"{_root(artifacts)}{namespace}/{name}/"
+
+
 def class_images(artifacts: Artifacts, key: str) -> str:
     """Prefix of the class pictures with a key. A run's is never the same: no job's name is as long as a key."""
     return f"{_root(artifacts)}class-images/{key}/"
+
+
+def parse_part_manifest(key: str) -> tuple[int, str, int] | None:
+    """(attempt, model, number of the prompt) if the key is the manifest of a part of an evaluation, else None."""
+    match = _PART_MANIFEST.search(key)
+    return (int(match[1]), match[2], int(match[3])) if match else None
 
 
 def parse_checkpoint_manifest(key: str) -> tuple[int, int] | None:

@@ -7,6 +7,7 @@ from importlib.metadata import version
 import click
 
 from instructbooth.cli.artifacts import artifacts
+from instructbooth.cli.dreambench import dreambench
 from instructbooth.cli.identifiers import identifiers
 from instructbooth.cli.logs import logs
 from instructbooth.cli.run import run
@@ -21,7 +22,7 @@ def cli() -> None:
     """Teach a text-to-image model a new subject and keep it obedient, on Kubernetes or on this machine."""
 
 
-for command in (crd, validate, identifiers, submit, status, logs, artifacts, run):
+for command in (crd, validate, identifiers, submit, status, logs, artifacts, run, dreambench):
     cli.add_command(command)
 
 

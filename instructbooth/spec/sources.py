@@ -73,6 +73,15 @@ class ModelSource(ApiModel):
     s3: S3Location | None = Field(default=None, description="A folder in object storage.")
     rules: ClassVar[tuple[Rule, ...]] = (exactly_one("hub", "pvc", "s3", example="s3: {prefix: models/base}"),)
 
+    def label(self) -> str:
+        """Where it comes from, for people."""
+        if self.hub:
+            return f"{self.hub.repo} at {self.hub.revision}"
+        if self.pvc:
+            return f"volume {self.pvc.claim_name}, {self.pvc.path or '/'}"
+        assert self.s3 is not None  # the rule: exactly one source
+        return f"object storage, {self.s3.prefix}"
+
 
 class ImageSource(ApiModel):
     """The subject's pictures: PNG, JPEG or WebP files."""

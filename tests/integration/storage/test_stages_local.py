@@ -179,8 +179,17 @@ def test_the_summary_is_the_mean_of_the_pictures_and_seeds_are_equal(story: Stor
     assert len(evaluation.pictures) == 3 * 4 * 2
     for model, row in evaluation.summary.items():
         for metric, mean in row.items():
-            assert mean == mean_of([p.scores[metric] for p in evaluation.pictures if p.model == model])
+            plain = mean_of([p.scores[metric] for p in evaluation.pictures if p.model == model])
+            assert mean == plain.model_copy(update={"low": mean.low, "high": mean.high})
             assert mean.n == 8
+            assert mean.low is not None
+            assert mean.high is not None
+            assert mean.low < mean.mean < mean.high
+    assert evaluation.scorers["clip-score"].source == "object storage, models/clip"
+    assert evaluation.scorers["clip-score"].backbone == "CLIP, 2 layers of width 32, patch 8"
+    card = (story.folder / "README.md").read_text()
+    assert str(evaluation.summary["reinforced"]["clip-score"]) in card
+    assert "CLIP, 2 layers of width 32, patch 8; object storage, models/clip" in card
     seeds = {m: [p.seed for p in evaluation.pictures if p.model == m] for m in evaluation.summary}
     assert seeds["base"] == seeds["personalized"] == seeds["reinforced"]
     assert len(set(seeds["base"])) == 8

@@ -22,9 +22,11 @@ JOBS = [
 def test_an_example_is_valid_and_says_which_file_it_is(path):
     text = path.read_text()
     InstructBoothJobSpec.model_validate(yaml.safe_load(text)["spec"])
-    assert f"-f {path.relative_to(ROOT)}" in text
+    if path.parent.name != "jobs":  # those are made by a command, without comments
+        assert f"-f {path.relative_to(ROOT)}" in text
 
 
 def test_every_family_has_an_example():
     families = set(get_args(Model.model_fields["family"].annotation)) - {"auto"}
-    assert {path.parent.name for path in JOBS} == families
+    benchmark = ROOT / "examples" / "dreambench"
+    assert {path.parent.name for path in JOBS if benchmark not in path.parents} == families

@@ -9,6 +9,8 @@ from types import ModuleType
 
 import pytest
 
+from instructbooth import intervals
+from instructbooth.dreambench import collect
 from instructbooth_trainer.algorithms import (
     advantages,
     averaging,
@@ -26,7 +28,9 @@ from instructbooth_trainer.algorithms import (
 )
 from instructbooth_trainer.diffusion import ddim, flow
 from instructbooth_trainer.diffusion import schedule as steps
-from tests.unit.trainer import checks
+from instructbooth_trainer.report import evaluation
+from instructbooth_trainer.rewards import likeness
+from tests.unit.trainer import checks, measure_checks
 
 Check = Callable[[ModuleType], None]
 
@@ -153,6 +157,18 @@ MUTANTS: list[tuple[ModuleType, Check, str, str]] = [
     (flow, checks.check_flow, "noise = latents + (1 - t) * prediction", "noise = latents + prediction"),
     (flow, checks.check_flow, "sigma**2 / (2 * t)", "sigma**2 / 2"),
     (flow, checks.check_flow, "(t_next - t) * prediction - sigma", "(t_next - t) * prediction + sigma"),
+    (likeness, measure_checks.check_mean_cosine, "functional.normalize(features, dim=-1) @", "features @"),
+    (likeness, measure_checks.check_mean_cosine, "functional.normalize(references, dim=-1).T", "references.T"),
+    (likeness, measure_checks.check_mean_cosine, ".mean(dim=1)", ".amax(dim=1)"),
+    (likeness, measure_checks.check_mean_cosine, ".mean(dim=1)", ".mean(dim=0)"),
+    (intervals, measure_checks.check_interval, "(1 - LEVEL) / 2", "(1 - LEVEL)"),
+    (intervals, measure_checks.check_interval, "values[int(draw() * n)] for _ in range(n)", "values[i] for i in range(n)"),
+    (intervals, measure_checks.check_interval, "for _ in range(n)]) / n for", "for _ in range(n - n // 2)]) / (n - n // 2) for"),
+    (intervals, measure_checks.check_interval, "percentile(means, 1 - tail)", "2 * math.fsum(values) / n - percentile(means, tail)"),
+    (intervals, measure_checks.check_interval, "random.Random(seed)", "random.Random()"),
+    (intervals, measure_checks.check_interval, "(place - below) *", "0 *"),
+    (evaluation, measure_checks.check_mean_over_prompts, "setdefault(picture.prompt_index, [])", "setdefault(len(by_prompt), [])"),
+    (collect, measure_checks.check_over_subjects, "[found.summary[model][metric].mean for found", "[found.summary[model][metric].mean * found.summary[model][metric].n / 2 for found"),
 ]  # fmt: skip
 
 

@@ -5,13 +5,14 @@ metrics score the very pixels that are kept as PNG. The base model is asked for 
 for "<identifier> <description>"; metrics never read the identifier.
 
 Prompts are split over the ranks; all pictures of a prompt are one rank's, so that the gang's size changes nothing.
-There are no checkpoints: the stage is short, and begins again when it is stopped.
+They are kept as soon as they are judged (evaluation_parts.py): who dies on the way goes on from there.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,20 +31,25 @@ from instructbooth.spec.stages import Sampling
 from instructbooth_trainer.diffusion.model import DiffusionModel
 from instructbooth_trainer.diffusion.prompts import expand, reward_text
 from instructbooth_trainer.diffusion.sampling import sampling_batch, to_bytes
+from instructbooth_trainer.recipes.evaluation_parts import Key, Parts
+from instructbooth_trainer.report.card import evaluation_card
 from instructbooth_trainer.report.evaluation import (
     MODELS,
     Drawing,
     Evaluation,
     Picture,
     Prompt,
+    Scorer,
     summarize,
     summarize_prompts,
 )
-from instructbooth_trainer.report.page import TrainingRecord, render_page
+from instructbooth_trainer.report.page import TrainingRecord, render_page, training_record
 from instructbooth_trainer.report.sheet import contact_sheet
 from instructbooth_trainer.rewards import Reward, RewardContext, load_reward, score
 from instructbooth_trainer.runtime.context import RunContext
 from instructbooth_trainer.runtime.errors import RunError, UserError
+
+log = logging.getLogger(__name__)
 
 BASE = MODELS[0]
 
@@ -74,22 +80,26 @@ def run(run: RunContext) -> Outcome:
     )
     # The stock pipeline would drop the words that are too many.
     model.check_prompts([expand(template, job.subject, identifier=True) for template in templates])
-    judged: list[Judged] = []
-    total = len(MODELS) * len(templates) * spec.images_per_prompt
-    run.progress.start(total, "pictures")
+    drawing = run.gang.once(lambda: how_drawn(run, model))
+    parts = Parts(run, drawing)
+    judged = parts.find()
+    run.progress.start(len(MODELS) * len(templates) * spec.images_per_prompt, "pictures", done=count(judged))
     for name, folder in adapters.items():
+        missing = [index for index in range(len(templates)) if (name, index) not in judged]
+        if not missing:
+            continue
         with adapted(model.pipeline, folder):
-            for part in prompt_shares(len(templates), run.gang.world_size):
-                mine = part[run.gang.rank] if run.gang.rank < len(part) else None
-                found = [] if mine is None else judge_prompt(run, model, metrics, name, mine, templates[mine])
-                judged += [item for rank in run.gang.gather(found) for item in rank]
-                run.progress.update(len(judged), **headline(judged, name, spec.headline or spec.metrics[0].name))
+            for turn in turns(missing, run.gang.world_size):
+                judged |= judge_turn(run, model, metrics, parts, name, turn, templates)
+                shown = headline(judged, name, spec.headline or spec.metrics[0].name)
+                run.progress.update(count(judged), **shown)
                 run.stop_if_asked()
     folder = run.workdir / "output"
     if not run.gang.is_main:
         return run.publish(folder, {})
-    evaluation = assemble(run, model, templates, list(metrics), judged)
-    write_output(folder, evaluation, judged, training_record(adapters[MODELS[2]]))
+    keys = [(name, index) for name in MODELS for index in range(len(templates))]
+    evaluation = assemble(run, drawing, templates, metrics, parts.gather(keys, folder))
+    write_output(folder, evaluation, training_record(adapters[MODELS[2]]))
     return run.publish(folder, evaluation.outcome_metrics())
 
 
@@ -126,9 +136,34 @@ def adapted(pipeline: Any, folder: Path | None) -> Iterator[None]:
         pipeline.unload_lora_weights()
 
 
-def prompt_shares(num_prompts: int, world_size: int) -> list[range]:
-    """Prompt numbers in rounds, one per rank; every rank goes through every round, the last may be short."""
-    return [range(first, min(first + world_size, num_prompts)) for first in range(0, num_prompts, world_size)]
+def turns(prompts: Sequence[int], world_size: int) -> list[Sequence[int]]:
+    """Prompt numbers in turns, one per rank; every rank goes through every turn, the last may be short."""
+    return [prompts[first : first + world_size] for first in range(0, len(prompts), world_size)]
+
+
+def judge_turn(
+    run: RunContext,
+    model: DiffusionModel,
+    metrics: Mapping[str, Reward],
+    parts: Parts,
+    name: str,
+    turn: Sequence[int],
+    templates: Sequence[str],
+) -> dict[Key, list[Picture]]:
+    """Draw, judge and keep a prompt on each rank; returns the pictures of all of them. Collective."""
+
+    def judge() -> list[Picture]:
+        if run.gang.rank >= len(turn):
+            return []
+        index = turn[run.gang.rank]
+        found = judge_prompt(run, model, metrics, name, index, templates[index])
+        pictures = [item.picture for item in found]
+        parts.keep((name, index), pictures, {item.picture.file: item.png for item in found})
+        log.info("%s model, prompt %d of %d: %d pictures drawn", name, index + 1, len(templates), len(found))
+        return pictures
+
+    shares = run.gang.gather(run.gang.together(judge))
+    return {(name, index): share for index, share in zip(turn, shares, strict=False)}
 
 
 def judge_prompt(
@@ -191,59 +226,68 @@ def png_bytes(image: np.ndarray[Any, Any]) -> bytes:
     return buffer.getvalue()
 
 
-def headline(judged: Sequence[Judged], name: str, metric: str) -> dict[str, float]:
+def count(judged: Mapping[Key, Sequence[Picture]]) -> int:
+    """How many pictures there are."""
+    return sum(len(pictures) for pictures in judged.values())
+
+
+def headline(judged: Mapping[Key, Sequence[Picture]], name: str, metric: str) -> dict[str, float]:
     """The headline metric of the model that is being drawn, so far."""
-    scores = [item.picture.scores[metric] for item in judged if item.picture.model == name]
+    scores = [p.scores[metric] for (model, _), pictures in sorted(judged.items()) if model == name for p in pictures]
     return {"reward_mean": sum(scores) / len(scores)} if scores else {}
 
 
-def training_record(folder: Path | None) -> TrainingRecord:
-    """Stage 2's curve, from its output."""
-    path = None if folder is None else folder / "reinforce.json"
-    if path is None or not path.is_file():
-        return TrainingRecord([])
-    record = json.loads(path.read_text())
-    return TrainingRecord(record.get("epochs", []), record.get("stopped"))
+def how_drawn(run: RunContext, model: DiffusionModel) -> Drawing:
+    """How rank 0 draws, and so all do."""
+    job = run.job.spec
+    return Drawing(
+        steps=job.evaluation.sampling.steps,
+        guidance_scale=job.evaluation.sampling.guidance_scale,
+        resolution=model.resolution,
+        dtype=job.model.dtype,
+        threads=torch.get_num_threads(),
+        device=str(run.accelerator.device),
+        versions={name: version(name) for name in ("torch", "diffusers", "transformers", "peft")},
+    )
 
 
 def assemble(
-    run: RunContext, model: DiffusionModel, templates: Sequence[str], metrics: Sequence[str], judged: Sequence[Judged]
+    run: RunContext,
+    drawing: Drawing,
+    templates: Sequence[str],
+    metrics: Mapping[str, Reward],
+    pictures: Sequence[Picture],
 ) -> Evaluation:
     """Everything measured, with the summaries that follow from it."""
     job = run.job.spec
     spec = job.evaluation
-    pictures = [item.picture for item in judged]
+    names = list(metrics)
     return Evaluation(
         job=f"{run.job.namespace}/{run.job.name}",
         uid=run.job.uid,
         subject=job.subject.phrase,
         identifier=job.subject.identifier,
         headline=spec.headline or spec.metrics[0].name,
-        metrics=list(metrics),
-        drawing=Drawing(
-            steps=spec.sampling.steps,
-            guidance_scale=spec.sampling.guidance_scale,
-            resolution=model.resolution,
-            dtype=job.model.dtype,
-            threads=torch.get_num_threads(),
-            device=str(run.accelerator.device),
-            versions={name: version(name) for name in ("torch", "diffusers", "transformers", "peft")},
-        ),
+        metrics=names,
+        scorers={
+            metric.name: Scorer(
+                backbone=getattr(metrics[metric.name], "backbone", None),
+                source=metric.model.label() if metric.model else None,
+            )
+            for metric in spec.metrics
+        },
+        drawing=drawing,
         prompts=[Prompt(template=t, judged=reward_text(t, job.subject)) for t in templates],
-        pictures=pictures,
-        summary=summarize(pictures, metrics),
-        per_prompt=summarize_prompts(pictures, metrics, len(templates)),
+        pictures=list(pictures),
+        summary=summarize(pictures, names),
+        per_prompt=summarize_prompts(pictures, names, len(templates)),
     )
 
 
-def write_output(folder: Path, evaluation: Evaluation, judged: Sequence[Judged], training: TrainingRecord) -> None:
-    """Write evaluation.json, the pictures, contact-sheet.png and report.html."""
-    pngs = {item.picture.file: item.png for item in judged}
-    for name, png in pngs.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(png)
-    sheet = contact_sheet(evaluation, lambda picture: Image.open(io.BytesIO(pngs[picture.file])).convert("RGB"))
+def write_output(folder: Path, evaluation: Evaluation, training: TrainingRecord) -> None:
+    """Write evaluation.json, contact-sheet.png, report.html and README.md beside the pictures."""
+    sheet = contact_sheet(evaluation, lambda picture: Image.open(folder / picture.file).convert("RGB"))
     sheet.save(folder / "contact-sheet.png", optimize=True)
     (folder / "evaluation.json").write_text(evaluation.model_dump_json(by_alias=True, indent=1))
     (folder / "report.html").write_text(render_page(evaluation, sheet, training), encoding="utf-8")
+    (folder / "README.md").write_text(evaluation_card(evaluation), encoding="utf-8")

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 
 from instructbooth.contract import Stage
 from instructbooth.spec.job import InstructBoothJobSpec, ResolvedJob
-from instructbooth.spec.sources import PLACEHOLDER, ModelSource
+from instructbooth.spec.sources import PLACEHOLDER
+from instructbooth_trainer.report.evaluation import Evaluation
+from instructbooth_trainer.report.sheet import TITLES
 
 _DONE = {Stage.PERSONALIZE: "personalized (stage 1)", Stage.REINFORCE: "personalized and reinforced (stages 1 and 2)"}
 
@@ -36,7 +38,7 @@ with InstructBooth (arXiv 2312.03011). Made by the job {job.namespace}/{job.name
 
 | | |
 |---|---|
-| base model | {_source(spec.model.source)} |
+| base model | {spec.model.source.label()} |
 | identifier | `{spec.subject.identifier}` |
 | class noun | {spec.subject.class_name} |
 | description | {spec.subject.phrase} |
@@ -55,18 +57,33 @@ pipe("{prompt}").images[0]
 """
 
 
+def evaluation_card(evaluation: Evaluation) -> str:
+    """README.md beside evaluation.json: the table of results, with what each number was measured by."""
+    head = "".join(f" {metric} |" for metric in evaluation.metrics)
+    rows = "".join(
+        f"| {TITLES.get(model, model)} |" + "".join(f" {row[metric]} |" for metric in evaluation.metrics) + "\n"
+        for model, row in evaluation.summary.items()
+    )
+    scorers = "".join(f"- `{metric}`: {scorer}\n" for metric, scorer in evaluation.scorers.items())
+    pictures = len(evaluation.pictures) // max(1, len(evaluation.summary))
+    return f"""# {evaluation.subject}: evaluation
+
+{len(evaluation.prompts)} held-out prompts, {pictures} pictures of each model. Means with 95 % bootstrap intervals,
+prompts being drawn; prompts are judged without the identifier. Made by the job {evaluation.job}, uid {evaluation.uid}.
+
+| |{head}
+|---|{"---|" * len(evaluation.metrics)}
+{rows}
+Measured by:
+
+{scorers}
+![A row per prompt](contact-sheet.png)
+"""
+
+
 def _header(spec: InstructBoothJobSpec, prompt: str) -> str:
     hub = spec.model.source.hub
     base = f"base_model: {hub.repo}\n" if hub else ""
     quoted = prompt.replace("\\", "\\\\").replace('"', '\\"')
     lines = ["library_name: diffusers", "pipeline_tag: text-to-image", "tags: [lora, instructbooth]"]
     return base + "".join(f"{line}\n" for line in [*lines, f'instance_prompt: "{quoted}"'])
-
-
-def _source(source: ModelSource) -> str:
-    if source.hub:
-        return f"{source.hub.repo} at {source.hub.revision}"
-    if source.pvc:
-        return f"volume {source.pvc.claim_name}, {source.pvc.path or '/'}"
-    assert source.s3 is not None  # the schema's rule: exactly one source
-    return f"object storage, {source.s3.prefix}"

@@ -9,6 +9,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from pydantic.alias_generators import to_camel
 
+from instructbooth.intervals import interval
+
 MODELS: tuple[str, ...] = ("base", "personalized", "reinforced")
 FIDELITY = "subject-identity"  # the metric that Outcome.metrics repeats as `<model>/fidelity`
 
@@ -67,14 +69,46 @@ class Prompt(_Record):
     judged: str
 
 
+class Part(_Record):
+    """`part.json`: the pictures of one prompt by one model, how they were drawn, and by which attempts' adapters."""
+
+    drawing: Drawing
+    inputs: dict[str, int]
+    pictures: list[Picture]
+
+
+class Scorer(_Record):
+    """What a metric measures with.
+
+    Attributes:
+        backbone: architecture of its model, where the plug-in says it.
+        source: where the model's checkpoint came from.
+    """
+
+    backbone: str | None = None
+    source: str | None = None
+
+    def __str__(self) -> str:
+        return "; ".join(part for part in (self.backbone, self.source) if part) or "no model"
+
+
 class Mean(_Record):
-    """A mean over `n` pictures with its standard error (none for a single picture)."""
+    """A mean over `n` pictures with its standard error (none for a single picture).
+
+    Attributes:
+        low: lower end of the 95 % bootstrap interval, prompts being drawn; none where prompts are not many.
+        high: its upper end.
+    """
 
     mean: float
     standard_error: float | None
     n: int
+    low: float | None = None
+    high: float | None = None
 
     def __str__(self) -> str:
+        if self.low is not None and self.high is not None:
+            return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
         return f"{self.mean:.3f}" + ("" if self.standard_error is None else f" ± {self.standard_error:.3f}")
 
 
@@ -88,6 +122,7 @@ class Evaluation(_Record):
     identifier: str
     headline: str
     metrics: list[str]
+    scorers: dict[str, Scorer] = {}
     drawing: Drawing
     prompts: list[Prompt]
     pictures: list[Picture]
@@ -111,13 +146,28 @@ def mean_of(values: Sequence[float]) -> Mean:
     return Mean(mean=mean, standard_error=error, n=n)
 
 
+def mean_over_prompts(pictures: Sequence[Picture], metric: str) -> Mean:
+    """Mean over the pictures of one model; where they are of several prompts, with the interval over these.
+
+    Pictures of one prompt are alike, so that prompts are drawn and not pictures: docs/decisions/0017-dreambench.md.
+    """
+    by_prompt: dict[int, list[float]] = {}
+    for picture in pictures:
+        by_prompt.setdefault(picture.prompt_index, []).append(picture.scores[metric])
+    mean = mean_of([picture.scores[metric] for picture in pictures])
+    if len(by_prompt) < 2:
+        return mean
+    over = interval([math.fsum(values) / len(values) for values in by_prompt.values()])
+    return mean.model_copy(update={"low": over.low, "high": over.high})
+
+
 def summarize(pictures: Iterable[Picture], metrics: Sequence[str]) -> dict[str, dict[str, Mean]]:
-    """Mean of each metric for each model that has pictures."""
+    """Mean of each metric for each model that has pictures, with its interval over prompts."""
     by_model: dict[str, list[Picture]] = {}
     for picture in pictures:
         by_model.setdefault(picture.model, []).append(picture)
     return {
-        model: {metric: mean_of([p.scores[metric] for p in by_model[model]]) for metric in metrics}
+        model: {metric: mean_over_prompts(by_model[model], metric) for metric in metrics}
         for model in MODELS
         if model in by_model
     }

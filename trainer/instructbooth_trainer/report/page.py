@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from importlib.resources import files
+from pathlib import Path
 from string import Template
 
 from PIL import Image
@@ -27,6 +29,15 @@ class TrainingRecord:
 
     epochs: Sequence[Mapping[str, float]]
     stopped: str | None = None
+
+
+def training_record(folder: Path | None) -> TrainingRecord:
+    """Stage 2's curve, from its output."""
+    path = None if folder is None else folder / "reinforce.json"
+    if path is None or not path.is_file():
+        return TrainingRecord([])
+    record = json.loads(path.read_text())
+    return TrainingRecord(record.get("epochs", []), record.get("stopped"))
 
 
 def render_page(evaluation: Evaluation, sheet: Image.Image, training: TrainingRecord) -> str:
@@ -53,7 +64,7 @@ def render_page(evaluation: Evaluation, sheet: Image.Image, training: TrainingRe
 
 def summary_table(evaluation: Evaluation) -> str:
     """Models down, metrics across; the best of each metric is marked."""
-    head = "".join(f"<th>{escape(metric)}</th>" for metric in evaluation.metrics)
+    head = "".join(f"<th>{escape(metric)}{measured_by(evaluation, metric)}</th>" for metric in evaluation.metrics)
     best = {m: max(row[m].mean for row in evaluation.summary.values()) for m in evaluation.metrics}
     rows = "".join(
         f"<tr><th>{escape(TITLES.get(model, model))}</th>"
@@ -82,9 +93,16 @@ def prompt_table(evaluation: Evaluation) -> str:
 
 
 def cell(mean: Mean, *, best: bool) -> str:
-    """A number with its standard error and how many pictures it is of."""
-    error = "" if mean.standard_error is None else f' <span class="error">± {mean.standard_error:.3f}</span>'
+    """A number with its interval, or else its standard error, and how many pictures it is of."""
+    spread = str(mean).partition(" ")[2]
+    error = f' <span class="error">{spread}</span>' if spread else ""
     return f'<td class="{"best" if best else ""}" title="n = {mean.n}">{mean.mean:.3f}{error}</td>'
+
+
+def measured_by(evaluation: Evaluation, metric: str) -> str:
+    """The backbone of a metric, small, below its name."""
+    scorer = evaluation.scorers.get(metric)
+    return f'<br><span class="error">{escape(str(scorer))}</span>' if scorer else ""
 
 
 def curves(training: TrainingRecord) -> list[str]:

@@ -16,11 +16,16 @@ from transformers import CLIPModel, CLIPTokenizer
 
 from instructbooth_trainer.rewards.params import check_known, device_and_dtype, model_folder, truncates
 from instructbooth_trainer.rewards.preprocess import Preprocess
+from instructbooth_trainer.rewards.pretrained import architecture, load_pretrained
 from instructbooth_trainer.rewards.texts import check_tokenizer, tokenize
 
 
 class ClipCosine:
-    """Cosine of picture and text under a frozen CLIP; differentiable with respect to the pictures."""
+    """Cosine of picture and text under a frozen CLIP; differentiable with respect to the pictures.
+
+    Attributes:
+        backbone: what it is measured by, for people.
+    """
 
     def __init__(
         self,
@@ -43,6 +48,7 @@ class ClipCosine:
             scaled: multiply by the model's exp(logit_scale), read before it is rounded to another dtype.
         """
         self._name, self._tokenizer, self._preprocess = name, tokenizer, preprocess
+        self.backbone = architecture(model.config.vision_config, "CLIP")
         self._truncate = truncates(params)
         self._device, self._dtype = device_and_dtype(params)
         self._scale = float(model.logit_scale.detach().exp()) if scaled else 1.0
@@ -74,7 +80,12 @@ def clip_of_folder(name: str, params: Mapping[str, object], *, scaled: bool) -> 
     check_known(params, "longPrompts")
     folder = model_folder(params)
     return ClipCosine(
-        name, _load(folder), load_tokenizer(folder), Preprocess.from_folder(folder), params, scaled=scaled
+        name,
+        load_pretrained(CLIPModel, folder, torch.float32),
+        load_tokenizer(folder),
+        Preprocess.from_folder(folder),
+        params,
+        scaled=scaled,
     )
 
 
@@ -82,10 +93,6 @@ def load_tokenizer(folder: Path) -> CLIPTokenizer:
     """The CLIPTokenizer that lies in a folder. Raises ValueError when there is none."""
     check_tokenizer(folder, "tokenizer.json", "vocab.json")
     return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-
-
-def _load(folder: Path) -> CLIPModel:
-    return CLIPModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True, local_files_only=True)
 
 
 def _projected(features: object) -> Tensor:

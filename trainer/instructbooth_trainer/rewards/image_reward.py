@@ -22,6 +22,7 @@ from transformers import BertTokenizer
 from instructbooth_trainer.rewards.blip import load_image_reward
 from instructbooth_trainer.rewards.params import check_known, device_and_dtype, model_folder, truncates
 from instructbooth_trainer.rewards.preprocess import Preprocess
+from instructbooth_trainer.rewards.pretrained import architecture
 from instructbooth_trainer.rewards.published import read_checkpoint
 from instructbooth_trainer.rewards.texts import check_tokenizer, tokenize
 
@@ -31,7 +32,11 @@ MEAN, STD = 0.16717362830052426, 1.0333394966054072
 
 
 class ImageReward:
-    """How well a picture follows its text and pleases, as people ranked it; differentiable with respect to pictures."""
+    """How well a picture follows its text and pleases, as people ranked it; differentiable with respect to pictures.
+
+    Attributes:
+        backbone: what it is measured by, for people.
+    """
 
     def __init__(self, folder: Path, params: Mapping[str, object]) -> None:
         """Load checkpoint, configuration and tokenizer. Raises ValueError or OSError when one is missing or unfit."""
@@ -41,6 +46,7 @@ class ImageReward:
         self._tokenizer = BertTokenizer.from_pretrained(folder, local_files_only=True)
         model = load_image_reward(read_checkpoint(folder / CHECKPOINT), folder / CONFIG, CHECKPOINT)
         self._preprocess = Preprocess.of_clip(int(model.vision.config.image_size))
+        self.backbone = architecture(model.vision.config, "BLIP")
         self._model = model.requires_grad_(False).eval().to(self._device, self._dtype)
         self._model.head.float()  # five products in a row lose too much in half precision
 

@@ -1,7 +1,7 @@
-"""CLIP's image preprocessing on tensors: resize the shortest edge, crop the centre, normalise.
+"""A vision model's image preprocessing on tensors: resize, crop the centre, normalise.
 
-Unlike the stock processor it keeps the gradient and never
-leaves the device; it equals it on PIL pictures up to their rounding to 8 bits (a test holds it to that).
+Unlike the stock processor it keeps the gradient and never leaves the device; it equals it on PIL pictures up to their
+rounding to 8 bits (a test holds it to that).
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ from torch import Tensor
 from torch.nn import functional
 
 _MODES = {2: "bilinear", 3: "bicubic"}
+# Of these, and of a folder that does not say whose it is, a `size` of one number is the shortest edge, and they crop
+# then. Of all others, such as ViT, it is both sides.
+_SHORTEST_EDGE = ("CLIP", "ChineseCLIP", "Bit", "ConvNext", "Levit", "MobileNet", "MobileViT", "PoolFormer")
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -40,7 +43,8 @@ class Preprocess:
         """
         config = _image_processor(folder)
         size = config.get("size", {"shortest_edge": 224})
-        size = {"shortest_edge": size} if isinstance(size, int) else size
+        if isinstance(size, int):
+            size = {"height": size, "width": size} if _is_square(config) else {"shortest_edge": size}
         crop = config.get("crop_size")
         crop = {"height": crop, "width": crop} if isinstance(crop, int) else crop
         resample = int(config.get("resample", 3))
@@ -79,6 +83,11 @@ class Preprocess:
             images = images[..., top : top + self.crop[0], left : left + self.crop[1]]
         mean, std = (torch.tensor(x, device=images.device).view(1, 3, 1, 1) for x in (self.mean, self.std))
         return (images.float() - mean) / std
+
+
+def _is_square(config: dict[str, Any]) -> bool:
+    kind = config.get("image_processor_type") or config.get("feature_extractor_type")
+    return kind is not None and not str(kind).startswith(_SHORTEST_EDGE)
 
 
 def _image_processor(folder: Path) -> dict[str, Any]:

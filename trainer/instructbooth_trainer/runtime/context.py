@@ -132,9 +132,9 @@ class RunContext:
         return self._checkpointer.resume(state)
 
     def stop_if_asked(self) -> None:
-        """Where there is nothing to save yet: raise Checkpointed if any rank must stop. Collective."""
+        """Where all that is done is kept already: raise Checkpointed if any rank must stop. Collective."""
         if self.gang.any(self.stop.asked):
-            raise Checkpointed(f"asked to stop; {self.stage.value} begins again")
+            raise Checkpointed(f"asked to stop; {self.stage.value} goes on from what it has kept")
 
     def keep_validation(self, step: int, folder: Path) -> None:
         """Commit the pictures of one step; `folder` is rank 0's. Collective."""
