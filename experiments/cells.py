@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -22,8 +21,9 @@ from typing import Any
 
 import yaml
 
+from experiments.pods import pod_environment
 from instructbooth.artifacts.layout import MANIFEST, RunLayout
-from instructbooth.contract import STAGES, Env, Stage
+from instructbooth.contract import STAGES, Stage
 from instructbooth.spec.job import InstructBoothJobSpec, ResolvedJob
 from instructbooth_miniature.pictures import draw_subject
 from instructbooth_miniature.subjects import HELD_OUT_SUBJECTS
@@ -155,17 +155,7 @@ class Laboratory:
         if (self.output(job, stage) / MANIFEST).exists():
             return
         stem = self.folder / "logs" / f"{job.uid}-{stage.value}"
-        config = stem.with_suffix(".json")
-        config.write_text(job.model_dump_json(by_alias=True, exclude_none=True))
-        env = os.environ | {
-            Env.CONFIG: str(config),
-            Env.STAGE: stage.value,
-            Env.ATTEMPT: "1",
-            Env.INPUTS: json.dumps({earlier.value: 1 for earlier in STAGES[: STAGES.index(stage)]}),
-            Env.STORE: str(self.folder / "store"),
-            Env.TERMINATION_LOG: str(stem.with_suffix(".end")),
-            "OMP_NUM_THREADS": "1",
-        }
+        env = pod_environment(job, stage, self.folder / "store", stem)
         log = stem.with_suffix(".log")
         with log.open("w") as out:
             done = subprocess.run(
