@@ -42,7 +42,7 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--examples", type=Path, default=os.environ.get("DIFFUSERS_EXAMPLES") or None, help="diffusers' examples folder"
     )
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="personalize is always run")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--rounds", type=int, default=3, help="how often each side is started")
     parser.add_argument("--epochs", type=int, default=3, help="measured in each round, after one of warm-up")
     parser.add_argument("--threads", type=int, default=2)
@@ -63,7 +63,8 @@ def measures(given: argparse.Namespace, folder: Path) -> Iterator[Measure]:
         resolution, device=given.device, dtype=given.dtype, threads=given.threads, epochs=given.epochs, **sizes
     )
     trainer = Trainer(bench, work, Peers(given.peers_python, given.examples), given.rounds)
-    yield from trainer.personalize()
+    if "personalize" in given.only:
+        yield from trainer.personalize()
     if "reinforce" in given.only:
         yield from trainer.reinforce("reinforce", work)
     if "guided" in given.only:

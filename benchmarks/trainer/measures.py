@@ -53,18 +53,25 @@ class Trainer:
     """Measures of one workload on one model."""
 
     def __init__(self, bench: Bench, work: Workload, peers: Peers, rounds: int) -> None:
-        """Nothing is run yet, but personalization must be measured first: reinforcement starts from its adapter."""
+        """Nothing is run yet."""
         self._bench, self._work, self._peers, self._rounds = bench, work, peers, rounds
-        self._jobs = 0
+        self._jobs, self._adapted = 0, False
 
     def _uid(self) -> str:
         self._jobs += 1
         return f"run-{self._jobs}"
 
     def _ours(self, kind: str, work: Workload, stage: Stage, uid: str, *more: Path, updates: int = 1) -> Result:
+        if stage is Stage.REINFORCE and not self._adapted:
+            self._personalized(ADAPTER)
         job = self._bench.job(work, uid, updates=updates)
         path = work.save(self._bench.lab.folder / f"{uid}.json")
         return measured([OURS, kind, path, *more], work.threads, self._bench.environment(work, job, stage))[0]
+
+    def _personalized(self, uid: str) -> Result:
+        """Our personalization; the first one's adapter is what every reinforcement starts from."""
+        self._adapted = True
+        return self._ours("personalize", self._work, Stage.PERSONALIZE, uid)
 
     def _elsewhere(self, module: str, kind: str | Path, work: Workload, *more: Path) -> tuple[Result, float]:
         path = work.save(self._bench.lab.folder / "elsewhere.json")
@@ -84,9 +91,6 @@ class Trainer:
         work, folder = self._work, self._bench.lab.folder
         walls: list[float] = []
 
-        def ours(number: int) -> Result:
-            return self._ours("personalize", work, Stage.PERSONALIZE, ADAPTER if number == 0 else self._uid())
-
         def script(number: int) -> Result:
             assert self._peers.script is not None
             result, wall = self._elsewhere(SCRIPT, self._peers.script, work, folder / f"script-{number}")
@@ -95,7 +99,9 @@ class Trainer:
 
         reason = self._peers.no_script
         results = self._rounds_of(
-            ours, None if reason else script, lambda _: self._elsewhere(FLOOR, "personalize", work)[0]
+            lambda _: self._personalized(self._uid() if self._adapted else ADAPTER),
+            None if reason else script,
+            lambda _: self._elsewhere(FLOOR, "personalize", work)[0],
         )
         yield from compare("personalize", "steps/s", 1, *results, reason)
         stages = [self._whole_stage() for _ in range(self._rounds)]
