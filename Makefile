@@ -3,12 +3,13 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+PEERS  := out/peers-venv
 CLUSTER_SCRIPT := $(PYTHON) tests/cluster/cluster.py
 export CLUSTER
 
 .DEFAULT_GOAL := help
 .PHONY: help setup cluster cluster-down kubeconfig images demo test lint format types unit integration e2e generate lock \
-        miniature bench results results-quick
+        miniature bench bench-trainer results results-quick
 
 help: ## Explain the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -71,6 +72,8 @@ generate: $(STAMP) ## Write CRD, chart copy and field reference from instructboo
 lock: $(STAMP) ## Compile the hashed lock files from pyproject.toml
 	for extra in operator trainer dev; do $(BIN)/uv pip compile --quiet --python-version 3.11 --generate-hashes \
 	  --no-emit-index-url --no-emit-find-links --extra $$extra pyproject.toml --output-file requirements/$$extra.txt; done
+	$(BIN)/uv pip compile --quiet --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
+	  benchmarks/peers.in --output-file benchmarks/peers.txt
 
 miniature: $(STAMP) ## Make the miniature world's weights again, from a seed (hours on a CPU)
 	$(BIN)/python -m instructbooth_miniature.build
@@ -83,3 +86,11 @@ results: $(STAMP) ## The experiment: run what is missing of it (MINUTES=n: for s
 
 results-quick: $(STAMP) ## The experiment's main recipes on one subject with one seed
 	$(BIN)/python -m experiments.results --quick $(if $(MINUTES),--minutes $(MINUTES))
+
+bench-trainer: $(STAMP) $(PEERS)/.installed ## Our trainer beside TRL and diffusers' script (DIFFUSERS_EXAMPLES=folder)
+	$(BIN)/python -m benchmarks.trainer --peers-python $(PEERS)/bin/python $(BENCH)
+
+$(PEERS)/.installed: benchmarks/peers.txt $(STAMP)
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(PEERS)
+	$(BIN)/uv pip install --quiet --python $(PEERS)/bin/python --require-hashes --requirement benchmarks/peers.txt
+	@touch $@

@@ -11,7 +11,6 @@ import copy
 import fcntl
 import hashlib
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -24,9 +23,10 @@ from typing import IO, Any
 
 import yaml
 
+from experiments.pods import pod_environment
 from experiments.versions import code_version
 from instructbooth.artifacts.layout import MANIFEST, RunLayout
-from instructbooth.contract import STAGES, Env, ExitCode, Stage
+from instructbooth.contract import STAGES, ExitCode, Stage
 from instructbooth.spec.job import InstructBoothJobSpec, ResolvedJob
 from instructbooth_miniature.pictures import draw_subject
 from instructbooth_miniature.subjects import HELD_OUT_SUBJECTS
@@ -186,17 +186,7 @@ class Laboratory:
         if (self.output(job, stage) / MANIFEST).exists():
             return
         stem = self.folder / "logs" / f"{job.uid}-{stage.value}"
-        config = stem.with_suffix(".json")
-        config.write_text(job.model_dump_json(by_alias=True, exclude_none=True))
-        env = os.environ | {
-            Env.CONFIG: str(config),
-            Env.STAGE: stage.value,
-            Env.ATTEMPT: "1",
-            Env.INPUTS: json.dumps({earlier.value: 1 for earlier in STAGES[: STAGES.index(stage)]}),
-            Env.STORE: str(self.folder / "store"),
-            Env.TERMINATION_LOG: str(stem.with_suffix(".end")),
-            "OMP_NUM_THREADS": "1",
-        }
+        env = pod_environment(job, stage, self.folder / "store", stem)
         log = stem.with_suffix(".log")
         code = self._run(env, log)
         if code in (ExitCode.CHECKPOINTED, -signal.SIGTERM):  # the latter before it could listen

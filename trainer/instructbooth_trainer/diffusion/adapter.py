@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from instructbooth.spec.personalization import Lora
+from instructbooth_trainer.diffusion.lora import fuse
 from instructbooth_trainer.diffusion.model import CLIP_TARGETS, DiffusionModel
 from instructbooth_trainer.diffusion.noise import keyed_generator
 from instructbooth_trainer.runtime.errors import UserError
@@ -58,6 +59,7 @@ class Adapter:
                 parameter.requires_grad_("lora_" in parameter_name)
                 if parameter.requires_grad:
                     parameter.data = parameter.data.float()
+            fuse(module)
 
     def parameters(self) -> list[torch.nn.Parameter]:
         """What is trained, in a fixed order."""

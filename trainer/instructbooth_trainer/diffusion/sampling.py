@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from instructbooth_trainer.diffusion.conditioning import Conditioning
+from instructbooth_trainer.diffusion.lora import merged
 from instructbooth_trainer.diffusion.model import DiffusionModel
 from instructbooth_trainer.diffusion.noise import batch_noise
 from instructbooth_trainer.diffusion.schedule import Schedule
@@ -25,7 +26,7 @@ def sampling_batch(resolution: int) -> int:
 def sample(
     model: DiffusionModel, schedule: Schedule, conditioning: Conditioning, generators: Sequence[torch.Generator]
 ) -> Tensor:
-    """Draw latents, keeping the whole trajectory.
+    """Draw latents, keeping the whole trajectory. An adapter is merged into the denoiser's weights meanwhile.
 
     Args:
         model: the policy.
@@ -38,14 +39,15 @@ def sample(
     """
     latents = batch_noise(model.latent_shape, generators, model.device)
     trajectory = [latents]
-    for step in range(len(schedule.timesteps)):
-        steps = torch.full((len(latents),), step, device=model.device)
-        prediction = model.predict(latents, schedule.timesteps[steps], conditioning)
-        latents = schedule.mean(prediction, latents, steps)
-        sigma = schedule.sigma[step]
-        if sigma > 0:
-            latents = latents + sigma * batch_noise(model.latent_shape, generators, model.device)
-        trajectory.append(latents)
+    with merged(model.denoiser):
+        for step in range(len(schedule.timesteps)):
+            steps = torch.full((len(latents),), step, device=model.device)
+            prediction = model.predict(latents, schedule.timesteps[steps], conditioning)
+            latents = schedule.mean(prediction, latents, steps)
+            sigma = schedule.sigma[step]
+            if sigma > 0:
+                latents = latents + sigma * batch_noise(model.latent_shape, generators, model.device)
+            trajectory.append(latents)
     return torch.stack(trajectory)
 
 

@@ -1,0 +1,215 @@
+"""The trainer's measures: each starts ours, the peer and the floor in turn, round by round, and compares medians."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from statistics import median
+
+import torch
+from safetensors.torch import load_file
+
+from benchmarks.measure import Measure
+from benchmarks.trainer.job import ADAPTER, Bench
+from benchmarks.trainer.sides import Peers, free_port, measured, run
+from benchmarks.trainer.workload import Result, Workload, typical
+from instructbooth.contract import Stage
+
+OURS, FLOOR, STAGE = "benchmarks.trainer.ours", "benchmarks.trainer.floor", "instructbooth_trainer.main"
+TRL, SCRIPT = "benchmarks.trainer.peers.trl_ddpo", "benchmarks.trainer.peers.dreambooth_script"
+NO_GANG = "TRL is not measured in two processes"
+
+
+def compare(
+    name: str, unit: str, count: float, ours: list[Result], peer: list[Result], floor: list[Result], reason: str | None
+) -> Iterator[Measure]:
+    """A rate, `count` per median seconds, and the peak memory of the same processes.
+
+    The rate's further numbers have the processors' seconds for each, which other work on the machine disturbs less.
+    """
+    sides = {"ours": ours, "peer": peer, "floor": floor}
+    rates = {side: count / typical(results) if results else None for side, results in sides.items()}
+    peaks = {side: max(r.peak_mib for r in results) if results else None for side, results in sides.items()}
+    cpu = {
+        f"{side}_cpu_s": round(median(s for r in results for s in r.cpu_seconds), 4)
+        for side, results in sides.items()
+        if results
+    }
+    told = versions(ours, peer)
+    yield Measure(f"{name}_{unit.replace('/', '_per_')}", unit, **rates, reason=reason, more=cpu, versions=told)
+    yield Measure(f"{name}_peak_mib", "MiB", **peaks, higher_is_better=False, reason=reason, versions=told)
+
+
+def versions(ours: Sequence[Result], peer: Sequence[Result]) -> dict[str, str]:
+    """Of both sides; the peer's packages only where they differ from ours."""
+    own = ours[0].versions if ours else {}
+    others = peer[0].versions if peer else {}
+    return own | {(f"peer-{n}" if n in own else n): v for n, v in others.items() if own.get(n) != v}
+
+
+class Trainer:
+    """Measures of one workload on one model."""
+
+    def __init__(self, bench: Bench, work: Workload, peers: Peers, rounds: int) -> None:
+        """Nothing is run yet."""
+        self._bench, self._work, self._peers, self._rounds = bench, work, peers, rounds
+        self._jobs, self._adapted = 0, False
+
+    def _uid(self) -> str:
+        self._jobs += 1
+        return f"run-{self._jobs}"
+
+    def _ours(self, kind: str, work: Workload, stage: Stage, uid: str, *more: Path, updates: int = 1) -> Result:
+        if stage is Stage.REINFORCE and not self._adapted:
+            self._personalized(ADAPTER)
+        job = self._bench.job(work, uid, updates=updates)
+        path = work.save(self._bench.lab.folder / f"{uid}.json")
+        return measured([OURS, kind, path, *more], work.threads, self._bench.environment(work, job, stage))[0]
+
+    def _personalized(self, uid: str) -> Result:
+        """Our personalization; the first one's adapter is what every reinforcement starts from."""
+        self._adapted = True
+        return self._ours("personalize", self._work, Stage.PERSONALIZE, uid)
+
+    def _elsewhere(self, module: str, kind: str | Path, work: Workload, *more: Path) -> tuple[Result, float]:
+        path = work.save(self._bench.lab.folder / "elsewhere.json")
+        interpreter = None if module == FLOOR else self._peers.python
+        return measured([module, kind, path, *more], work.threads, None, interpreter)
+
+    def _rounds_of(self, *sides: Callable[[int], Result] | None) -> list[list[Result]]:
+        results: list[list[Result]] = [[] for _ in sides]
+        for number in range(self._rounds):
+            for side, kept in zip(sides, results, strict=True):
+                if side is not None:
+                    kept.append(side(number))
+        return results
+
+    def personalize(self) -> Iterator[Measure]:
+        """Steps a second, memory, and the seconds of a whole stage, from nothing to a saved LoRA."""
+        work, folder = self._work, self._bench.lab.folder
+        walls: list[float] = []
+
+        def script(number: int) -> Result:
+            assert self._peers.script is not None
+            result, wall = self._elsewhere(SCRIPT, self._peers.script, work, folder / f"script-{number}")
+            walls.append(wall)
+            return result
+
+        reason = self._peers.no_script
+        results = self._rounds_of(
+            lambda _: self._personalized(self._uid() if self._adapted else ADAPTER),
+            None if reason else script,
+            lambda _: self._elsewhere(FLOOR, "personalize", work)[0],
+        )
+        yield from compare("personalize", "steps/s", 1, *results, reason)
+        stages = [self._whole_stage() for _ in range(self._rounds)]
+        yield Measure(
+            "personalize_stage_s",
+            "s",
+            median(stages),
+            median(walls) if walls else None,
+            typical(results[2]) * work.steps,
+            higher_is_better=False,
+            reason=reason,
+            versions=versions(*results[:2]),
+        )
+
+    def _whole_stage(self) -> float:
+        work, uid = self._work, self._uid()
+        env = self._bench.environment(work, self._bench.job(work, uid), Stage.PERSONALIZE)
+        began = time.perf_counter()
+        run([STAGE], work.threads, [env])
+        return time.perf_counter() - began
+
+    def reinforce(self, name: str, work: Workload, updates: int = 1) -> Iterator[Measure]:
+        """Pictures a second, drawn, scored and trained on, and memory."""
+        reason = self._peers.no_trl if updates == 1 else "TRL's loop is measured with one update an epoch"
+        results = self._rounds_of(
+            lambda _: self._ours("reinforce", work, Stage.REINFORCE, self._uid(), updates=updates),
+            None if reason else lambda _: self._elsewhere(TRL, "reinforce", work)[0],
+            lambda _: self._elsewhere(FLOOR, "reinforce", work)[0],
+        )
+        yield from compare(name, "images/s", work.pictures, *results, reason)
+        if name == "reinforce":
+            yield self._checkpoints(results[0])
+
+    def _checkpoints(self, ours: list[Result]) -> Measure:
+        saving = median(result.numbers["checkpoint_s"] for result in ours)
+        interval = ours[0].numbers["checkpoint_interval_epochs"]
+        return Measure(
+            "checkpoint_share_of_time",
+            "share",
+            saving / (saving + interval * typical(ours)),
+            higher_is_better=False,
+            reason="not measured of a peer",
+            more={"checkpoint_s": round(saving, 4), "interval_epochs": interval},
+            versions=versions(ours, []),
+        )
+
+    def parts(self) -> Measure:
+        """Where our epoch's seconds go."""
+        result = self._ours("parts", self._work, Stage.REINFORCE, self._uid())
+        more = {name: round(seconds, 4) for name, seconds in result.numbers.items()}
+        return Measure(
+            "reinforce_epoch_s", "s", typical([result]), higher_is_better=False, reason="a profile of ours alone",
+            more=more, versions=result.versions,
+        )  # fmt: skip
+
+    def update(self) -> Measure:
+        """The largest change of a weight by one update from the same pairs, ours and TRL's, and how far they differ."""
+        work = dataclasses.replace(self._work, epochs=1, warmup_epochs=0)
+        ours, peer = (self._bench.lab.folder / f"update-{side}.safetensors" for side in ("ours", "peer"))
+        result = self._ours("update", work, Stage.REINFORCE, self._uid(), ours)
+        name, unit = "reinforce_update_largest_change", "weight"
+        tensors = load_file(ours)
+        before, after = (
+            {n.removeprefix(side): t for n, t in tensors.items() if n.startswith(side)}
+            for side in ("before.", "after.")
+        )
+        change = largest_difference(before, after)
+        if self._peers.no_trl:
+            return Measure(name, unit, change, reason=self._peers.no_trl, versions=result.versions)
+        other = self._elsewhere(TRL, "update", work, ours, peer)[0]
+        theirs = load_file(peer)
+        return Measure(
+            name,
+            unit,
+            change,
+            largest_difference(before, theirs),
+            more={"difference": largest_difference(after, theirs)},
+            versions=versions([result], [other]),
+        )
+
+    def gang(self) -> Measure:
+        """Two processes of one thread each against one of them."""
+        work = dataclasses.replace(self._work, threads=1)
+        folder = self._bench.lab.folder
+
+        def one(_: int) -> Result:
+            return self._ours("reinforce", work, Stage.REINFORCE, self._uid())
+
+        def two(_: int) -> Result:
+            uid, port = self._uid(), free_port()
+            job, path = self._bench.job(work, uid, nodes=2), work.save(folder / f"{uid}.json")
+            envs = [self._bench.environment(work, job, Stage.REINFORCE, rank, port) for rank in (0, 1)]
+            return Result.heard(run([OURS, "reinforce", path], work.threads, envs)[0])
+
+        single, double = self._rounds_of(one, two)
+        more = {
+            "one_images_per_s": work.pictures / typical(single),
+            "two_images_per_s": work.pictures / typical(double),
+        }
+        speedup = more["two_images_per_s"] / more["one_images_per_s"]
+        return Measure(
+            "two_process_speedup", "x", speedup, reason=NO_GANG, more={n: round(v, 3) for n, v in more.items()},
+            versions=versions(single, []),
+        )  # fmt: skip
+
+
+def largest_difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    """Of any weight. Raises ValueError unless both have the same ones."""
+    if one.keys() != other.keys():
+        raise ValueError(f"other weights: {sorted(one.keys() ^ other.keys())[:3]}")
+    return max(float((one[name] - other[name]).abs().max()) for name in one)

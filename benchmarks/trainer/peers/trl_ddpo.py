@@ -1,0 +1,91 @@
+"""TRL's DDPOTrainer on the workload, `python -m benchmarks.trainer.peers.trl_ddpo KIND WORKLOAD`
+
+reinforce   seconds of each epoch (`DDPOTrainer.step`)
+update      one update from the pairs of our side: INPUT has pairs and weights, OUTPUT gets the weights after it
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors.torch import load_file, save_file
+from trl import DDPOConfig, DDPOTrainer, DefaultDDPOStableDiffusionPipeline
+
+from benchmarks.trainer.clock import Clock
+from benchmarks.trainer.workload import Workload
+
+PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+
+
+def trainer(work: Workload) -> Any:
+    """TRL's trainer with the workload's numbers: one update an epoch, no checkpoints, no logs."""
+    config = DDPOConfig(
+        mixed_precision=PRECISION[work.dtype],
+        allow_tf32=False,
+        save_freq=10**9,
+        sample_num_steps=work.sampling_steps,
+        sample_guidance_scale=work.guidance,
+        sample_batch_size=work.sampling_batch,
+        sample_num_batches_per_epoch=work.pictures // work.sampling_batch,
+        train_batch_size=work.train_batch,
+        train_gradient_accumulation_steps=work.pictures // work.train_batch,
+        train_timestep_fraction=work.trained_steps / work.sampling_steps,
+        train_cfg=work.guidance != 1,
+        train_learning_rate=work.learning_rate,
+        train_adam_weight_decay=work.weight_decay,
+        train_clip_range=work.clip_range,
+        train_adv_clip_max=work.advantage_clip,
+        per_prompt_stat_tracking=True,
+    )
+    pipeline = DefaultDDPOStableDiffusionPipeline(work.model)
+    # The base's config says nothing of it, and DDIM would clip latents, which have no bounds.
+    pipeline.sd_pipeline.scheduler.register_to_config(clip_sample=False)
+    prompts = itertools.cycle(work.prompts)
+
+    def reward(images: torch.Tensor, _: Any, __: Any) -> tuple[torch.Tensor, dict[str, Any]]:
+        return images.mean(dim=(1, 2, 3)), {}
+
+    made = DDPOTrainer(config, reward, lambda: (next(prompts), {}), pipeline)
+    pipeline.set_progress_bar_config(disable=True)
+    return made
+
+
+def update(work: Workload, clock: Clock, given: Path, output: Path) -> None:
+    """The update that TRL makes from our pairs and our weights."""
+    tensors = load_file(given)
+    made, count = trainer(work), work.trained_steps
+    unet = made.sd_pipeline.unet
+    before = {n.removeprefix("before.unet."): t for n, t in tensors.items() if n.startswith("before.unet.")}
+    set_peft_model_state_dict(unet, before)
+    made.sd_pipeline.scheduler.set_timesteps(work.sampling_steps)
+    pairs = {name.removeprefix("pairs."): tensor for name, tensor in tensors.items() if name.startswith("pairs.")}
+    pairs = {name: tensor.unflatten(0, (-1, count)) for name, tensor in pairs.items()}
+    pairs |= {name: pairs[name][:, 0] for name in ("advantages", "prompt_embeds")}  # the same for all of a picture
+    columns = {name: tensor.split(work.train_batch) for name, tensor in pairs.items()}
+    batches = [{name: column[row] for name, column in columns.items()} for row in range(len(columns["latents"]))]
+    unet.train()
+    clock.laps(lambda number: made._train_batched_samples(0, number, 0, batches), 0, 1)
+    save_file({f"unet.{name}": tensor.contiguous() for name, tensor in get_peft_model_state_dict(unet).items()}, output)
+
+
+def main() -> None:
+    """One kind of measurement."""
+    work = Workload.read(Path(sys.argv[2]))
+    PartialState(cpu=work.device == "cpu")  # its loggers ask for it before the trainer makes it
+    clock = Clock(work.device, work.threads)
+    if sys.argv[1] == "update":
+        update(work, clock, Path(sys.argv[3]), Path(sys.argv[4]))
+    else:
+        made = trainer(work)
+        clock.laps(lambda number: made.step(number, number), work.warmup_epochs, work.epochs)
+    clock.finish("trl", "torch", "diffusers", "peft").say()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""Starts the processes that measure, one at a time, and reads what they say."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.trainer.workload import Result
+from experiments.cells import ROOT
+
+LINES = 30
+QUIET = {
+    "TQDM_DISABLE": "1",
+    "DIFFUSERS_VERBOSITY": "error",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "PYTHONPATH": os.pathsep.join(str(ROOT / part) for part in (".", "operator", "trainer", "miniature")),
+}
+
+
+class SideFailed(Exception):
+    """A process ended with an error or said nothing; the message holds the end of its output."""
+
+
+@dataclass(frozen=True)
+class Peers:
+    """Where the peers are.
+
+    Attributes:
+        python: interpreter of the environment made from peers.txt; None leaves the peers out.
+        examples: diffusers' `examples` folder, which no package holds; None leaves its script out.
+    """
+
+    python: Path | None
+    examples: Path | None
+
+    @property
+    def script(self) -> Path | None:
+        """diffusers' train_dreambooth_lora.py, where it is."""
+        found = self.examples and self.examples / "dreambooth" / "train_dreambooth_lora.py"
+        return found if found and found.is_file() else None
+
+    @property
+    def no_trl(self) -> str | None:
+        """Why TRL is not measured; None if it is."""
+        if self.python is None:
+            return "no environment of the peers: `make bench-trainer` makes it, or give --peers-python"
+        return None if self.python.is_file() else f"{self.python} is no interpreter"
+
+    @property
+    def no_script(self) -> str | None:
+        """Why diffusers' script is not measured; None if it is."""
+        if self.no_trl is None and self.script is None:
+            given = f"{self.examples} has no dreambooth/train_dreambooth_lora.py" if self.examples else "not given"
+            return f"diffusers' examples folder: {given}; it is in no package: set DIFFUSERS_EXAMPLES to a checkout's"
+        return self.no_trl
+
+
+def measured(
+    words: Sequence[str | Path], threads: int, env: Mapping[str, str] | None = None, interpreter: Path | None = None
+) -> tuple[Result, float]:
+    """Run a module that measures; returns what it said and the seconds of the whole process. Raises SideFailed."""
+    began = time.perf_counter()
+    (output,) = run(words, threads, [env or os.environ], interpreter)
+    seconds = time.perf_counter() - began
+    try:
+        return Result.heard(output), seconds
+    except ValueError as error:
+        raise SideFailed(f"{words[0]}: {error}; the end of its output:\n{_end(output)}") from error
+
+
+def run(
+    words: Sequence[str | Path], threads: int, envs: Sequence[Mapping[str, str]], interpreter: Path | None = None
+) -> list[str]:
+    """A module's output, of as many processes side by side as there are environments; all are ended when one fails.
+
+    Raises SideFailed.
+    """
+    command = [str(interpreter or sys.executable), "-m", *map(str, words)]
+    processes = [
+        subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env={**env, **QUIET, "OMP_NUM_THREADS": str(threads)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for env in envs
+    ]
+    outputs = []
+    try:
+        for process in processes:
+            outputs.append(process.communicate()[0])
+            if process.returncode:
+                end = _end(outputs[-1])
+                raise SideFailed(f"{words[0]} ended with code {process.returncode}; the end of its output:\n{end}")
+        return outputs
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def _end(output: str) -> str:
+    return "\n".join(output.splitlines()[-LINES:])
+
+
+def free_port() -> int:
+    """A TCP port that is free now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
