@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 from instructbooth.contract import API_VERSION, KIND, Label
@@ -32,10 +34,11 @@ class Rejected(Exception):
 class Hands:
     """The only place where the operator writes."""
 
-    def __init__(self, api: Api, cache: Cache, freshness: Freshness) -> None:
+    def __init__(self, api: Api, cache: Cache, freshness: Freshness, now: Callable[[], datetime] = utc_now) -> None:
         self._api = api
         self._cache = cache
         self._freshness = freshness
+        self._now = now
 
     async def act(self, job: JsonObject, action: Action) -> None:
         """Carry out one action. Raises ApiError, Rejected, StillThere."""
@@ -67,7 +70,7 @@ class Hands:
 
     async def post(self, job: JsonObject, event: Event) -> None:
         """Post a Kubernetes Event under a name that follows from what it says. Raises ApiError."""
-        meta, now = job["metadata"], format_time(utc_now())
+        meta, now = job["metadata"], format_time(self._now())
         digest = hashlib.sha256(repr((meta["uid"], event, meta["resourceVersion"])).encode()).hexdigest()[:16]
         reference = {field: meta[field] for field in ("name", "namespace", "uid")}
         manifest = {

@@ -25,6 +25,7 @@ from tests.machine import BIN, binary, free_port
 
 ROOT = Path(__file__).resolve().parents[3]
 JsonObject = dict[str, Any]
+RBAC = "/apis/rbac.authorization.k8s.io/v1"
 # Who may what: `admin` everything, `operator` what the chart grants, `controllers` as in every cluster.
 TOKENS = "admin,admin,1,system:masters\noperator,operator,2\ncontrollers,system:kube-controller-manager,3\n"
 
@@ -167,7 +168,7 @@ class ControlPlane:
 
 @contextmanager
 def running(folder: Path) -> Iterator[ControlPlane]:
-    """A control plane with the CRD established, ended afterwards; skips where nobody built its binaries."""
+    """A control plane with CRD and operator's rights, ended afterwards; skips where nobody built its binaries."""
     if os.environ.get("CLUSTER") in ("kind", "current") and not (BIN / "kube-apiserver").exists():
         pytest.skip("needs the binaries that `make cluster` builds from source")
     plane = ControlPlane(folder)
@@ -176,6 +177,30 @@ def running(folder: Path) -> Iterator[ControlPlane]:
         crd = yaml.safe_load((ROOT / "crds/instructboothjobs.instructbooth.io.yaml").read_text())
         plane.apply(f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{crd['metadata']['name']}", crd)
         plane.wait("the CRD", lambda: "instructbooth.io" in str(plane.request("GET", "/apis")))
+        _grant(plane)
         yield plane
     finally:
         plane.stop()
+
+
+def _grant(plane: ControlPlane) -> None:
+    """Bind the chart's ClusterRole to the user `operator`: what it lacks, the tests lack too."""
+    chart = ["template", "rel", str(ROOT / "charts/instructbooth"), "--kube-version", "1.35.4"]
+    text = subprocess.run([binary("helm"), *chart], check=True, capture_output=True, text=True).stdout
+    role = next(obj for obj in yaml.safe_load_all(text) if obj and obj["kind"] == "ClusterRole")
+    lease = {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["get", "create", "update"]}
+    manifest = {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "ClusterRole",
+        "metadata": {"name": "operator"},
+        "rules": [*role["rules"], lease],
+    }
+    binding = {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "ClusterRoleBinding",
+        "metadata": {"name": "operator"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "operator"},
+        "subjects": [{"kind": "User", "name": "operator", "apiGroup": "rbac.authorization.k8s.io"}],
+    }
+    plane.apply(f"{RBAC}/clusterroles/operator", manifest)
+    plane.apply(f"{RBAC}/clusterrolebindings/operator", binding)
