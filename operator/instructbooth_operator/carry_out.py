@@ -1,8 +1,9 @@
-"""Carry out a plan: actions in order, then the status, then events. Each request may be repeated without harm."""
+"""Carry out a plan: actions in order, then events, then the status. Each request may be repeated without harm."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any
@@ -69,9 +70,14 @@ class Hands:
         return True
 
     async def post(self, job: JsonObject, event: Event) -> None:
-        """Post a Kubernetes Event under a name that follows from what it says. Raises ApiError."""
+        """Post a Kubernetes Event, once however often this is called before the status is written. Raises ApiError.
+
+        Its name follows from what it says and from the status before: that is the same after a crash, whoever else
+        has edited the job meanwhile; and another one when the same thing happens again.
+        """
         meta, now = job["metadata"], format_time(self._now())
-        digest = hashlib.sha256(repr((meta["uid"], event, meta["resourceVersion"])).encode()).hexdigest()[:16]
+        before = json.dumps(job.get("status") or {}, sort_keys=True)
+        digest = hashlib.sha256(repr((meta["uid"], event, before)).encode()).hexdigest()[:16]
         reference = {field: meta[field] for field in ("name", "namespace", "uid")}
         manifest = {
             "apiVersion": "v1",
