@@ -15,7 +15,7 @@ from instructbooth.contract import Stage
 from instructbooth.reconcile.actions import Action, Apply, DeleteChild, SetSuspend
 from instructbooth.reconcile.children import child_job, service, snapshot
 from instructbooth.reconcile.names import child_name
-from instructbooth.reconcile.observed import ChildJob, Evidence, Observed, format_time
+from instructbooth.reconcile.observed import ChildJob, Evidence, Observed, elapsed, format_time
 from instructbooth.reconcile.pod import TrainerDefaults
 from instructbooth.reconcile.policies import blocked, retry, visible
 from instructbooth.reconcile.policies.retry import Cause, Diagnosis
@@ -208,7 +208,7 @@ def _restart(scene: Scene, stage: StageStatus, child: ChildJob | None) -> Step:
     if child.deleting:
         return Step(stage)
     if child.failure is not None:
-        wait = child.failure.time + retry.backoff(stage.failure, stage.restarts) - scene.observed.now
+        wait = retry.backoff(stage.failure, stage.restarts) - elapsed(child.failure.time, scene.observed.now)
         if wait.total_seconds() > 0:
             return Step(stage, requeue_after=wait.total_seconds())
     return Step(stage, (DeleteChild(child.name),))
