@@ -9,15 +9,15 @@ from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 
-from instructbooth.contract import ExitCode
+from instructbooth.contract import ExitCode, Label, Stage
 from tests.chaos.faults import Calm, Script
-from tests.chaos.kube import Kube
+from tests.chaos.kube import JsonObject, Kube
 from tests.chaos.kubelet import Kubelet
 from tests.chaos.lane import Lane, Portrait, lane
 from tests.chaos.truth import Truth, broken_rules
 
 LANES = 6  # at a time: two cores are busy then
-SECONDS = 120  # until a job that should have ended counts as stuck
+SECONDS = 240  # until a job that should have ended counts as stuck: it takes eight on a machine with nothing else to do
 SETTLE_SECONDS = 30  # until the last event must have been told
 _NUMBERS = count(1)
 
@@ -55,6 +55,7 @@ class Field:
     def __init__(self, url: str, folder: Path) -> None:
         self.kube = Kube(url)
         self.folder = folder
+        self.lanes: list[Lane] = []
         self._slots = asyncio.Semaphore(LANES)
 
     async def __aenter__(self) -> Field:
@@ -79,11 +80,17 @@ class Field:
         self.kubelet.endings[namespace, "mascot-reinforce-1", 1] = ExitCode.CHECKPOINTED
         return lane(self.kube, namespace, folder, self.truth.histories[namespace], script)
 
-    async def play(self, name: str, script: Script, expected: Portrait | None) -> Result:
-        """One run to its end, compared with the undisturbed one; `expected` is None for that one itself."""
+    async def play(self, name: str, script: Script, expected: Portrait | None, hold: Stage | None = None) -> Result:
+        """One run to its end, compared with the undisturbed one; `expected` is None for that one itself.
+
+        `hold`: the stage in whose middle it stays until `release`.
+        """
         result = Result(name)
         async with self._slots, self.lane(script) as here:
             result.lane = here
+            self.lanes.append(here)
+            if hold is not None:
+                self.kubelet.holding.add((here.namespace, hold))
             try:
                 await here.submit()
                 await here.history.until("the job's end", lambda: here.history.finished, SECONDS)
@@ -97,6 +104,23 @@ class Field:
                 result.problems += [str(error), *broken_rules(here.history)]
         result.exits, result.story = len(here.operator.exits) - 1, here.story()
         return result
+
+    async def held(self, count: int) -> None:
+        """Wait until so many jobs stand in the middle of the stage they are held in."""
+
+        def standing(namespace: str, stage: Stage) -> bool:
+            pods = self.truth.histories[namespace].pods
+            return any(p.obj["metadata"]["labels"].get(Label.STAGE) == stage and _runs(p.obj) for p in pods)
+
+        for _ in range(10 * SECONDS):
+            if sum(standing(*place) for place in self.kubelet.holding) >= count:
+                return
+            await asyncio.sleep(0.1)
+        raise AssertionError("the jobs did not come to where they are to be held")
+
+    def release(self) -> None:
+        """Let the held jobs go on."""
+        self.kubelet.holding.clear()
 
     async def calm(self) -> Result:
         """The undisturbed run, which tells what the others must come to and which writes there are."""
@@ -118,3 +142,7 @@ class Field:
             if portrait == expected or loop.time() > end:
                 return portrait
             await asyncio.sleep(0.25)
+
+
+def _runs(pod: JsonObject) -> bool:
+    return bool(pod["status"].get("phase") == "Running")

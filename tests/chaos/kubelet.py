@@ -19,12 +19,12 @@ class Kubelet:
 
     Attributes:
         endings: exit code by (namespace, child, rank), for those that do not end well.
-        holding: namespaces whose running pods go on running.
+        holding: (namespace, stage) whose running pods go on running.
     """
 
     def __init__(self, kube: Kube) -> None:
         self.endings: dict[tuple[str, str, int], ExitCode] = {}
-        self.holding: set[str] = set()
+        self.holding: set[tuple[str, Stage]] = set()
         self._kube = kube
         self._busy: dict[tuple[str, str], asyncio.Task[None]] = {}
 
@@ -49,12 +49,12 @@ class Kubelet:
             await self._write(meta, running_status())
             return
         await asyncio.sleep(RUN_SECONDS)
-        while meta["namespace"] in self.holding:
+        stage = Stage(meta["labels"][Label.STAGE])
+        while (meta["namespace"], stage) in self.holding:
             await asyncio.sleep(0.1)
         child = meta["labels"]["batch.kubernetes.io/job-name"]
         rank = int(meta["annotations"][RANK])
         code = self.endings.get((meta["namespace"], child, rank), ExitCode.OK)
-        stage = Stage(meta["labels"][Label.STAGE])
         said = success(stage) if code is ExitCode.OK else Outcome("Checkpointed", "stopped as asked")
         await self._write(meta, terminated_status(int(code), json.dumps(vars(said))))
 

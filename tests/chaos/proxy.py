@@ -135,7 +135,7 @@ class Proxy:
     async def _forward(self, request: web.Request, body: bytes) -> _Answer:
         headers = {name: value for name, value in request.headers.items() if name.lower() not in _DROPPED}
         async with self._session.request(
-            request.method, f"{self._target}{request.rel_url}", headers=headers, data=body
+            request.method, f"{self._target}{request.rel_url}", headers=headers, data=body or None
         ) as answer:
             kept = {name: value for name, value in answer.headers.items() if name.lower() not in _DROPPED}
             return _Answer(answer.status, kept, await answer.read())

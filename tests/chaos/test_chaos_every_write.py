@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -30,9 +31,11 @@ async def crash_everywhere(plane: ControlPlane, folder: Path) -> tuple[list[Resu
 
 
 def test_a_crash_at_any_write_changes_nothing_in_the_end(
-    plane: ControlPlane, tmp_path: Path, subtests: pytest.Subtests
+    plane: ControlPlane, tmp_path: Path, subtests: pytest.Subtests, tell: Callable[[str], None]
 ) -> None:
     results, scripts = asyncio.run(crash_everywhere(plane, tmp_path))
+    same = sum(not result.problems for result in results)
+    tell(f"{len(results)} crashes, before and after each of {len(results) // 2} writes: {same} ended the same")
     for result, script in zip(results, scripts, strict=True):
         with subtests.test(result.name):
             result.check()

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.chaos.call import Call
+from tests.chaos.effort import SEED_BASE, SEEDS
 from tests.chaos.faults import Seeded
 from tests.chaos.field import Field, Result
 from tests.integration.operator.plane import ControlPlane
-
-SEEDS = int(os.environ.get("SEEDS") or 10)
-SEED_BASE = int(os.environ.get("SEED_BASE") or 1)
 
 
 async def run_seeds(plane: ControlPlane, folder: Path) -> list[Result]:
@@ -28,13 +26,18 @@ async def run_seeds(plane: ControlPlane, folder: Path) -> list[Result]:
 
 @pytest.mark.cluster
 def test_random_faults_change_nothing_in_the_end(
-    plane: ControlPlane, tmp_path: Path, subtests: pytest.Subtests
+    plane: ControlPlane, tmp_path: Path, subtests: pytest.Subtests, tell: Callable[[str], None]
 ) -> None:
     results = asyncio.run(run_seeds(plane, tmp_path))
     for result in results:
         with subtests.test(result.name):
             result.check()
+    same = sum(not result.problems for result in results)
     faults = [seen.fault for result in results if result.lane for seen in result.lane.proxy.seen if seen.fault]
+    crashes = sum(result.exits for result in results)
+    events = sum(len(result.lane.proxy.struck) for result in results if result.lane)
+    tell(f"seeds {SEED_BASE} to {SEED_BASE + SEEDS - 1}: {same} of {SEEDS} ended the same; "
+         f"{len(faults)} requests and {events} watch events met a fault, {crashes} operators died")  # fmt: skip
     assert len(faults) > 5 * SEEDS, "the schedules are too tame to show anything"
 
 

@@ -10,7 +10,7 @@ from functools import partial
 from itertools import pairwise
 from typing import Any
 
-from instructbooth.contract import Label
+from instructbooth.contract import Label, Stage
 from instructbooth.reconcile.plan import is_finished
 from instructbooth.spec.status import InstructBoothJobStatus, StageState
 from tests.chaos.kube import IBJ, JOBS, PODS, JsonObject, Kube
@@ -79,7 +79,8 @@ class Truth:
         history = self.histories[obj["metadata"]["namespace"]]
         versions: list[Version] = getattr(history, kind)
         version = Version(int(obj["metadata"]["resourceVersion"]), event, obj)
-        if not any(known.revision == version.revision and known.event == event for known in versions[-50:]):
+        again = (known.revision == version.revision and event in ("SEEN", known.event) for known in versions[-50:])
+        if not any(again):
             versions.append(version)
             history.changed.set()
 
@@ -92,16 +93,18 @@ def broken_rules(history: History) -> list[str]:
 def _attempts(history: History) -> list[str]:
     """No attempt is started twice, none goes back."""
     born: dict[str, str] = {}
-    found, newest = [], dict.fromkeys(("personalize", "reinforce", "evaluate"), 0)
+    found, newest = [], dict.fromkeys(Stage, 0)
     for version in history.children:
         meta = version.obj["metadata"]
-        if born.setdefault(meta["name"], meta["uid"]) != meta["uid"]:
+        if born.get(meta["name"]) == meta["uid"]:
+            continue
+        if meta["name"] in born:
             found.append(f"{meta['name']} was created twice")
-        stage, attempt = meta["labels"][Label.STAGE], int(meta["labels"][Label.ATTEMPT])
-        if version.event == "ADDED":
-            if attempt != newest[stage] + 1:
-                found.append(f"{meta['name']} was created after attempt {newest[stage]}")
-            newest[stage] = max(newest[stage], attempt)
+        born[meta["name"]] = meta["uid"]
+        stage, attempt = Stage(meta["labels"][Label.STAGE]), int(meta["labels"][Label.ATTEMPT])
+        if attempt != newest[stage] + 1:
+            found.append(f"{meta['name']} was created after attempt {newest[stage]}")
+        newest[stage] = max(newest[stage], attempt)
     return found
 
 
@@ -117,7 +120,7 @@ def _gangs(history: History) -> list[str]:
             continue
         kind = "Pod" if "containers" in version.obj["spec"] else "Job"
         this = (labels[Label.STAGE], int(labels[Label.ATTEMPT]))
-        if version.event == "ADDED" and kind == "Job":
+        if kind == "Job" and (kind, meta["name"]) not in alive and version.event != "DELETED":
             others = [name for (_, name), (stage, n) in alive.items() if stage == this[0] and n != this[1]]
             if others:
                 found.append(f"{meta['name']} was created while there was {', '.join(sorted(others))}")

@@ -56,6 +56,24 @@ class ControlPlane:
         subprocess.run(["openssl", "genrsa", "-out", self.folder / "sa.key", "2048"], check=True, capture_output=True)
         for user in ("admin", "operator", "controllers"):
             self.kubeconfig(user).write_text(yaml.safe_dump(self._kubeconfig(user)))
+        self.start_etcd()
+        self.start_api_server()
+        self._spawn(
+            "kube-controller-manager",
+            f"--kubeconfig={self.kubeconfig('controllers')}",
+            f"--secure-port={self.manager_port}",
+            "--bind-address=127.0.0.1",
+            "--leader-elect=false",
+            # As in a real cluster, each controller has the rights that RBAC gives it, and no more.
+            "--use-service-account-credentials=true",
+            f"--service-account-private-key-file={self.folder}/sa.key",
+            "--kube-api-qps=500",  # many jobs at a time: at its default of 20 it would be what is measured
+            "--kube-api-burst=1000",
+            "--controllers=job-controller,garbage-collector-controller,namespace-controller,serviceaccount-controller",
+        )
+
+    def start_etcd(self) -> None:
+        """Start etcd; its data outlive its process."""
         client, peer = f"http://127.0.0.1:{self.etcd_port}", f"http://127.0.0.1:{self.peer_port}"
         self._spawn(
             "etcd",
@@ -67,18 +85,6 @@ class ControlPlane:
             f"--initial-advertise-peer-urls={peer}",
             f"--initial-cluster=default={peer}",
             "--log-level=error",
-        )
-        self.start_api_server()
-        self._spawn(
-            "kube-controller-manager",
-            f"--kubeconfig={self.kubeconfig('controllers')}",
-            f"--secure-port={self.manager_port}",
-            "--bind-address=127.0.0.1",
-            "--leader-elect=false",
-            # As in a real cluster, each controller has the rights that RBAC gives it, and no more.
-            "--use-service-account-credentials=true",
-            f"--service-account-private-key-file={self.folder}/sa.key",
-            "--controllers=job-controller,garbage-collector-controller,namespace-controller,serviceaccount-controller",
         )
 
     def start_api_server(self) -> None:
@@ -96,7 +102,7 @@ class ControlPlane:
             f"--service-account-key-file={self.folder}/sa.key",
             f"--service-account-signing-key-file={self.folder}/sa.key",
         )
-        self.wait("the API server", self._ready, 120)
+        self.wait("the API server", self.ready, 120)
 
     def stop(self, *names: str) -> None:
         """Stop the named processes, or all, in the reverse order of their start."""
@@ -142,7 +148,8 @@ class ControlPlane:
             time.sleep(0.1)
         raise AssertionError(f"waited {seconds:.0f} s in vain for {what}")
 
-    def _ready(self) -> bool:
+    def ready(self) -> bool:
+        """Whether the API server serves."""
         try:
             self.request("GET", "/apis/apps/v1")
             self.request("GET", "/api/v1/namespaces/default")
