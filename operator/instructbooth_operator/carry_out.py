@@ -101,7 +101,7 @@ class Hands:
         try:
             await self._api.create(EVENTS, manifest)
         except ApiError as error:
-            if not error.conflict:  # posted before
+            if not error.exists:  # posted before
                 raise
 
     async def _apply(self, job: JsonObject, manifest: JsonObject) -> None:

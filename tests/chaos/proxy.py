@@ -59,6 +59,7 @@ class Proxy:
         self._calls: Counter[Call] = Counter()
         self._events: Counter[Call] = Counter()
         self._first_lists: dict[str, _Answer] = {}
+        self._handling: set[asyncio.Task[object]] = set()
 
     async def __aenter__(self) -> Proxy:
         context = ssl.create_default_context()
@@ -74,6 +75,8 @@ class Proxy:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        for task in self._handling:  # watches of operators that are dead
+            task.cancel()
         await self._runner.cleanup()
         await self._session.close()
 
@@ -82,6 +85,10 @@ class Proxy:
         return [(seen.call, seen.number) for seen in self.seen if seen.call.writes and 200 <= seen.status < 300]
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
+        task = asyncio.current_task()
+        assert task is not None
+        self._handling.add(task)
+        task.add_done_callback(self._handling.discard)
         body = await request.read()
         call = parse(request.method, request.path, request.query, request.content_type, body)
         number = self._calls[call]

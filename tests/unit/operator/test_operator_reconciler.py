@@ -214,6 +214,15 @@ def test_an_event_that_was_posted_before_is_no_error(rig: Rig) -> None:
     rig.reconcile()
 
 
+def test_a_conflict_that_is_not_about_the_name_is_no_proof_that_an_event_was_posted(rig: Rig) -> None:
+    message = 'Operation cannot be fulfilled on resourcequotas "team": the object has been modified'
+    rig.fails(("create", "events"), error=ApiError(409, "Conflict", message))
+    with pytest.raises(ApiError):
+        rig.reconcile()
+    rig.reconcile()
+    assert [obj["reason"] for obj in rig.events()] == ["StageStarted"]
+
+
 def test_the_server_s_wish_to_wait_is_granted(rig: Rig) -> None:
     async def scenario() -> float:
         rig.fails(("apply", "jobs"), error=ApiError(429, "TooManyRequests", "slow down", retry_after=7))
