@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 
 from instructbooth.reconcile.actions import Event, Plan
 from instructbooth.reconcile.observed import Evidence, Rejection
@@ -22,7 +23,7 @@ log = logging.getLogger(__name__)
 
 FIRST_RETRY_SECONDS = 0.5
 MAX_RETRY_SECONDS = 60.0
-TRIES_TO_TELL = 3  # passes that may fail for an event's sake
+TRIES_TO_TELL = 5  # passes that may fail for the sake of events, one after the other: 15 seconds
 
 
 class Reconciler:
@@ -45,6 +46,7 @@ class Reconciler:
         self._puller = puller
         self._defaults = defaults
         self._failures: dict[Key, int] = {}
+        self._untold: Counter[Key] = Counter()
 
     async def work(self) -> None:
         """Work on whatever comes, for ever. Nothing that goes wrong with one job ends it."""
@@ -59,6 +61,7 @@ class Reconciler:
                 self._retry(key, error)
             else:
                 self._failures.pop(key, None)
+                self._untold.pop(key, None)
                 RECONCILES.labels("ok").inc()
                 if again is not None:
                     self._queue.add(key, again)
@@ -110,7 +113,8 @@ class Reconciler:
         try:
             await self._hands.post(job, event)
         except ApiError as error:
-            if not (error.refused or error.not_found) and self._failures.get(key, 0) < TRIES_TO_TELL:
+            if not (error.refused or error.not_found) and self._untold[key] < TRIES_TO_TELL:
+                self._untold[key] += 1
                 raise
             log.warning("%s/%s: the event %s is lost: %s", *key, event.reason, error)
 

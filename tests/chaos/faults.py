@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from random import Random
-from typing import Protocol
 
 from tests.chaos.call import Call
 
@@ -48,30 +47,20 @@ class Fault:
         return " ".join(filter(None, told if self.seconds else told[:2]))
 
 
-class Script(Protocol):
-    """Which fault meets which request. Both methods are asked once for each."""
+class Script:
+    """Which fault meets which request; this one: none. Both methods are asked once for each."""
 
     def on_call(self, call: Call, number: int) -> Fault | None:
         """The fault of the `number`-th such call, from 0."""
-
-    def on_event(self, call: Call, number: int) -> Fault | None:
-        """The fault of the `number`-th event of all watches of that resource, from 0."""
-
-
-class Calm:
-    """Nothing happens."""
-
-    def on_call(self, call: Call, number: int) -> Fault | None:
-        """None."""
         return None
 
     def on_event(self, call: Call, number: int) -> Fault | None:
-        """None."""
+        """The fault of the `number`-th event of all watches of that resource, from 0."""
         return None
 
 
 @dataclass
-class Once(Calm):
+class Once(Script):
     """One fault at one call, or at a few in a row; `fired` tells how often it happened."""
 
     call: Call
@@ -129,7 +118,7 @@ ON_EVENTS = (
 
 
 @dataclass(frozen=True)
-class Seeded:
+class Seeded(Script):
     """A schedule of faults that is a pure function of the seed: the same call for the same time meets the same fault.
 
     Only the first few of each call can meet one, so that every schedule comes to an end.
@@ -155,7 +144,7 @@ class Seeded:
 
 
 @dataclass(frozen=True)
-class Several(Calm):
+class Several(Script):
     """Scripts one after the other: the first that has a fault for a call decides."""
 
     scripts: tuple[Script, ...]

@@ -10,7 +10,8 @@ from itertools import count
 from pathlib import Path
 
 from instructbooth.contract import ExitCode, Label, Stage
-from tests.chaos.faults import Calm, Script
+from tests.chaos.call import Call
+from tests.chaos.faults import Script
 from tests.chaos.kube import JsonObject, Kube
 from tests.chaos.kubelet import Kubelet
 from tests.chaos.lane import Lane, Portrait, lane
@@ -43,6 +44,14 @@ class Result:
     def check(self) -> None:
         """Raises AssertionError with the story."""
         assert not self.problems, "\n".join([self.name, *self.problems, self.story])
+
+
+@dataclass(frozen=True)
+class Calm:
+    """What the undisturbed run tells: what the others must come to, and which writes there are."""
+
+    portrait: Portrait
+    writes: list[tuple[Call, int]]
 
 
 class Field:
@@ -122,11 +131,13 @@ class Field:
         """Let the held jobs go on."""
         self.kubelet.holding.clear()
 
-    async def calm(self) -> Result:
-        """The undisturbed run, which tells what the others must come to and which writes there are."""
-        result = await self.play("undisturbed", Calm(), None)
+    async def calm(self) -> Calm:
+        """The undisturbed run."""
+        result = await self.play("undisturbed", Script(), None)
         result.check()
-        return result
+        assert result.lane is not None
+        assert result.portrait is not None
+        return Calm(result.portrait, result.lane.proxy.writes())
 
     async def all(self, runs: Iterable[tuple[str, Script]], expected: Portrait) -> list[Result]:
         """Many runs side by side."""

@@ -10,7 +10,7 @@ import pytest
 
 from tests.chaos.call import Call
 from tests.chaos.faults import Fault, Kind, Once, Several
-from tests.chaos.field import Field, Result
+from tests.chaos.field import Calm, Field, Result
 from tests.integration.operator.plane import ControlPlane
 
 pytestmark = pytest.mark.cluster
@@ -66,18 +66,16 @@ CASES = {
 }
 
 
-async def run_cases(plane: ControlPlane, folder: Path) -> list[Result]:
-    """One undisturbed run, then one for each case."""
+async def run_cases(plane: ControlPlane, calm: Calm, folder: Path) -> list[Result]:
+    """Run the job once for each case."""
     async with Field(plane.url, folder) as field:
-        calm = await field.calm()
-        assert calm.portrait is not None
         return await field.all(CASES.items(), calm.portrait)
 
 
 def test_each_fault_changes_nothing_in_the_end(
-    plane: ControlPlane, tmp_path: Path, subtests: pytest.Subtests, tell: Callable[[str], None]
+    plane: ControlPlane, calm: Calm, tmp_path: Path, subtests: pytest.Subtests, tell: Callable[[str], None]
 ) -> None:
-    results = asyncio.run(run_cases(plane, tmp_path))
+    results = asyncio.run(run_cases(plane, calm, tmp_path))
     tell(f"{len(results)} faults by name: {sum(not result.problems for result in results)} ended the same")
     for result in results:
         with subtests.test(result.name):

@@ -9,31 +9,24 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.faults import Fault, Kind, Once
-from tests.chaos.field import Field, Result
+from tests.chaos.field import Calm, Field, Result
 from tests.integration.operator.plane import ControlPlane
 
 pytestmark = pytest.mark.cluster
 
 
-async def crash_everywhere(plane: ControlPlane, folder: Path) -> tuple[list[Result], list[Once]]:
-    """Run the job once undisturbed, then once for each crash."""
+async def crash_everywhere(plane: ControlPlane, calm: Calm, folder: Path, scripts: list[Once]) -> list[Result]:
+    """Run the job once for each crash."""
     async with Field(plane.url, folder) as field:
-        calm = await field.calm()
-        assert calm.lane is not None
-        assert calm.portrait is not None
-        scripts = [
-            Once(call, number, Fault(kind))
-            for call, number in calm.lane.proxy.writes()
-            for kind in (Kind.CRASH_BEFORE, Kind.CRASH_AFTER)
-        ]
-        runs = [(f"{script.fault}: {script.call} #{script.number}", script) for script in scripts]
-        return await field.all(runs, calm.portrait), scripts
+        return await field.all(((f"{s.fault}: {s.call} #{s.number}", s) for s in scripts), calm.portrait)
 
 
 def test_a_crash_at_any_write_changes_nothing_in_the_end(
-    plane: ControlPlane, tmp_path: Path, subtests: pytest.Subtests, tell: Callable[[str], None]
+    plane: ControlPlane, calm: Calm, tmp_path: Path, subtests: pytest.Subtests, tell: Callable[[str], None]
 ) -> None:
-    results, scripts = asyncio.run(crash_everywhere(plane, tmp_path))
+    kinds = (Kind.CRASH_BEFORE, Kind.CRASH_AFTER)
+    scripts = [Once(call, number, Fault(kind)) for call, number in calm.writes for kind in kinds]
+    results = asyncio.run(crash_everywhere(plane, calm, tmp_path, scripts))
     same = sum(not result.problems for result in results)
     tell(f"{len(results)} crashes, before and after each of {len(results) // 2} writes: {same} ended the same")
     for result, script in zip(results, scripts, strict=True):

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from instructbooth.contract import ExitCode, Stage
-from tests.chaos.faults import Calm
-from tests.chaos.field import Field, Result
+from tests.chaos.faults import Script
+from tests.chaos.field import Calm, Field, Result
 from tests.integration.operator.plane import ControlPlane
 
 pytestmark = pytest.mark.cluster
@@ -20,11 +20,12 @@ AWAY_SECONDS = 3
 HOUR = 3600.0
 
 
-async def under(plane: ControlPlane, folder: Path, trouble: Callable[[Field], Awaitable[None]]) -> list[Result]:
-    """One undisturbed run, then one job for each stage, held in its middle while the trouble comes."""
+async def under(
+    plane: ControlPlane, calm: Calm, folder: Path, trouble: Callable[[Field], Awaitable[None]]
+) -> list[Result]:
+    """Run one job for each stage, held in its middle while the trouble comes."""
     async with Field(plane.url, folder) as field:
-        calm = await field.calm()
-        runs = [asyncio.create_task(field.play(stage, Calm(), calm.portrait, hold=stage)) for stage in Stage]
+        runs = [asyncio.create_task(field.play(stage, Script(), calm.portrait, hold=stage)) for stage in Stage]
         await field.held(len(Stage))
         await trouble(field)
         field.release()
@@ -33,7 +34,7 @@ async def under(plane: ControlPlane, folder: Path, trouble: Callable[[Field], Aw
 
 @pytest.mark.parametrize("part", ["kube-apiserver", "etcd"])
 def test_a_part_of_the_control_plane_is_killed_and_comes_back(
-    plane: ControlPlane, tmp_path: Path, subtests: pytest.Subtests, part: str
+    plane: ControlPlane, calm: Calm, tmp_path: Path, subtests: pytest.Subtests, part: str
 ) -> None:
     def restart() -> None:
         plane.stop(part)
@@ -47,7 +48,7 @@ def test_a_part_of_the_control_plane_is_killed_and_comes_back(
     async def trouble(_: Field) -> None:
         await asyncio.to_thread(restart)
 
-    for result in asyncio.run(under(plane, tmp_path, trouble)):
+    for result in asyncio.run(under(plane, calm, tmp_path, trouble)):
         with subtests.test(result.name):
             result.check()
             assert result.exits == 0, "no operator need have died for it"
@@ -55,13 +56,13 @@ def test_a_part_of_the_control_plane_is_killed_and_comes_back(
 
 @pytest.mark.parametrize("jump", [HOUR, -HOUR], ids=["forward", "back"])
 def test_the_operator_s_clock_jumps_by_an_hour(
-    plane: ControlPlane, tmp_path: Path, subtests: pytest.Subtests, jump: float
+    plane: ControlPlane, calm: Calm, tmp_path: Path, subtests: pytest.Subtests, jump: float
 ) -> None:
     async def trouble(field: Field) -> None:
         for here in field.lanes:
             here.operator.set_clock(jump)
 
-    for result in asyncio.run(under(plane, tmp_path, trouble)):
+    for result in asyncio.run(under(plane, calm, tmp_path, trouble)):
         with subtests.test(result.name):
             result.check()
 
@@ -73,7 +74,7 @@ def test_a_failed_gang_starts_again_though_the_clock_is_an_hour_wrong(
     """Its back-off is measured from the API server's time, by a clock that does not agree with it."""
 
     async def run() -> None:
-        async with Field(plane.url, tmp_path) as field, field.lane(Calm()) as here:
+        async with Field(plane.url, tmp_path) as field, field.lane(Script()) as here:
             field.kubelet.endings[here.namespace, "mascot-reinforce-1", 1] = ExitCode.TRANSIENT
             here.operator.set_clock(jump)
             await here.submit()

@@ -11,24 +11,22 @@ import pytest
 from tests.chaos.call import Call
 from tests.chaos.effort import SEED_BASE, SEEDS
 from tests.chaos.faults import Seeded
-from tests.chaos.field import Field, Result
+from tests.chaos.field import Calm, Field, Result
 from tests.integration.operator.plane import ControlPlane
 
 
-async def run_seeds(plane: ControlPlane, folder: Path) -> list[Result]:
-    """One undisturbed run, then one for each seed."""
+async def run_seeds(plane: ControlPlane, calm: Calm, folder: Path) -> list[Result]:
+    """Run the job once for each seed."""
     async with Field(plane.url, folder) as field:
-        calm = await field.calm()
-        assert calm.portrait is not None
         seeds = range(SEED_BASE, SEED_BASE + SEEDS)
         return await field.all([(f"SEED_BASE={seed} SEEDS=1", Seeded(seed)) for seed in seeds], calm.portrait)
 
 
 @pytest.mark.cluster
 def test_random_faults_change_nothing_in_the_end(
-    plane: ControlPlane, tmp_path: Path, subtests: pytest.Subtests, tell: Callable[[str], None]
+    plane: ControlPlane, calm: Calm, tmp_path: Path, subtests: pytest.Subtests, tell: Callable[[str], None]
 ) -> None:
-    results = asyncio.run(run_seeds(plane, tmp_path))
+    results = asyncio.run(run_seeds(plane, calm, tmp_path))
     for result in results:
         with subtests.test(result.name):
             result.check()

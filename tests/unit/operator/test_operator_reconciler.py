@@ -174,7 +174,7 @@ def test_an_event_is_told_once_whatever_happens_before_the_status_is_written(rig
 
 
 @pytest.mark.parametrize(
-    ("error", "passes"), [(ApiError(403, "Forbidden", "no"), 1), (ApiError(500, "InternalError", "no"), 4)]
+    ("error", "passes"), [(ApiError(403, "Forbidden", "no"), 1), (ApiError(500, "InternalError", "no"), 6)]
 )
 def test_no_job_waits_long_for_its_events(rig: Rig, error: ApiError, passes: int) -> None:
     def trouble(verb: str, plural: str) -> None:
