@@ -15,6 +15,7 @@ class Kind(Enum):
 
     CRASH_BEFORE = "the operator dies before the request reaches the API server"
     CRASH_AFTER = "the API server has carried it out, and the operator dies before it hears so"
+    LATE = "the operator dies, and the API server carries the request out when the next one is already at work"
     REFUSE = "an error is answered, the API server never hears of it"
     LOSE = "the API server has carried it out, and an error is answered"
     RESET = "the connection is reset, the API server never hears of it"
@@ -99,6 +100,7 @@ ON_WRITES = (
     Fault(Kind.CRASH_BEFORE),
     Fault(Kind.CRASH_AFTER),
     Fault(Kind.CRASH_AFTER),
+    Fault(Kind.LATE, seconds=1.0),
     Fault(Kind.LOSE, 500),
     Fault(Kind.LOSE, 504),
     Fault(Kind.RESET_AFTER),

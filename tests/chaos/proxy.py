@@ -120,6 +120,9 @@ class Proxy:
             case Kind.CRASH_BEFORE:
                 await self._crash()
                 return _reset(request)
+            case Kind.LATE:
+                await self._crash()
+                await asyncio.sleep(fault.seconds)
             case Kind.RESET:
                 return _reset(request)
             case Kind.REFUSE:
