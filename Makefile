@@ -9,7 +9,7 @@ export CLUSTER
 
 .DEFAULT_GOAL := help
 .PHONY: help setup cluster cluster-down kubeconfig images demo test lint format types unit integration e2e generate lock \
-        miniature bench bench-trainer results results-quick
+        miniature bench bench-trainer results results-quick chaos
 
 help: ## Explain the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -61,6 +61,10 @@ unit: $(STAMP) ## Unit and golden tests (no cluster, no server)
 
 integration: $(STAMP) ## Tests against the real API server and the real MinIO (needs `make cluster`)
 	$(BIN)/pytest tests/integration
+
+# Through `python -m`: the operators are forked from a server that would otherwise import the script `pytest` each time.
+chaos: $(STAMP) ## Faults: every crash point once, 10 random schedules (SEEDS=100 for the long run, SEED_BASE=k for others)
+	SEEDS=$(SEEDS) SEED_BASE=$(SEED_BASE) $(BIN)/python -m pytest tests/chaos
 
 e2e: $(STAMP) ## The whole product in the cluster (needs `make cluster`)
 	timeout 2100 $(BIN)/pytest tests/e2e

@@ -62,6 +62,7 @@ def main() -> int:
     # Also after a failed cluster: these tests then fail, and say why, instead of being passed over.
     results += [
         run("integration", "make", "integration"),
+        run("chaos", "make", "chaos"),
         run("e2e", "make", "e2e"),
     ]
     print(f"\n{'step':<12} {'result':<7} {'seconds':>8}")

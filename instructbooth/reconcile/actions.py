@@ -48,7 +48,7 @@ Action = Apply | SetSuspend | DeleteChild | ForgetPod | DeleteSelf
 
 @dataclass(frozen=True)
 class Event:
-    """A Kubernetes Event about the job, posted once the status that it tells of is written."""
+    """A Kubernetes Event about the job, posted before the status that it tells of is written."""
 
     type: Literal["Normal", "Warning"]
     reason: str
@@ -60,9 +60,9 @@ class Plan:
     """What to do about a job now.
 
     Attributes:
-        status: the status to write, if it differs.
-        actions: in order; each may be repeated without harm.
-        events: posted after the status was written.
+        status: the status to write, last of all, if it differs.
+        actions: first, in order; each may be repeated without harm.
+        events: posted before the status is written, so that a crash loses none.
         requeue_after: seconds after which to look again though nothing may have happened; None: only if something does.
         look_at: child whose pods must be listed before this plan may be carried out. The reconciler lists them and
             plans again, until this is None.

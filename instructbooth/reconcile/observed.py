@@ -23,6 +23,19 @@ def format_time(time: datetime) -> str:
     return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+CLOCKS_AGREE = timedelta(minutes=1)
+LONG_AGO = timedelta(days=1)
+
+
+def elapsed(since: datetime, now: datetime) -> timedelta:
+    """Time since a moment that another clock told (the API server's, a node's).
+
+    If that lies in the future by more than clocks may differ, one of them is wrong, and nobody knows for how long: then
+    it counts as long ago. Otherwise whoever waits for it would wait as long as the clock is wrong, hours perhaps.
+    """
+    return LONG_AGO if since - now > CLOCKS_AGREE else now - since
+
+
 def _condition(obj: JsonObject, kind: str) -> JsonObject | None:
     """The condition of that type that holds."""
     conditions: Iterable[JsonObject] = obj.get("status", {}).get("conditions") or ()

@@ -1,8 +1,11 @@
-"""Carry out a plan: actions in order, then the status, then events. Each request may be repeated without harm."""
+"""Carry out a plan: actions in order, then events, then the status. Each request may be repeated without harm."""
 
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 from instructbooth.contract import API_VERSION, KIND, Label
@@ -32,10 +35,11 @@ class Rejected(Exception):
 class Hands:
     """The only place where the operator writes."""
 
-    def __init__(self, api: Api, cache: Cache, freshness: Freshness) -> None:
+    def __init__(self, api: Api, cache: Cache, freshness: Freshness, now: Callable[[], datetime] = utc_now) -> None:
         self._api = api
         self._cache = cache
         self._freshness = freshness
+        self._now = now
 
     async def act(self, job: JsonObject, action: Action) -> None:
         """Carry out one action. Raises ApiError, Rejected, StillThere."""
@@ -68,9 +72,14 @@ class Hands:
         return True
 
     async def post(self, job: JsonObject, event: Event) -> None:
-        """Post a Kubernetes Event under a name that follows from what it says. Raises ApiError."""
-        meta, now = job["metadata"], format_time(utc_now())
-        digest = hashlib.sha256(repr((meta["uid"], event, meta["resourceVersion"])).encode()).hexdigest()[:16]
+        """Post a Kubernetes Event, once however often this is called before the status is written. Raises ApiError.
+
+        Its name follows from what it says and from the status before: that is the same after a crash, whoever else
+        has edited the job meanwhile; and another one when the same thing happens again.
+        """
+        meta, now = job["metadata"], format_time(self._now())
+        before = json.dumps(job.get("status") or {}, sort_keys=True)
+        digest = hashlib.sha256(repr((meta["uid"], event, before)).encode()).hexdigest()[:16]
         reference = {field: meta[field] for field in ("name", "namespace", "uid")}
         manifest = {
             "apiVersion": "v1",
@@ -94,7 +103,7 @@ class Hands:
         try:
             await self._api.create(EVENTS, manifest)
         except ApiError as error:
-            if not error.conflict:  # posted before
+            if not error.exists:  # posted before
                 raise
 
     async def _apply(self, job: JsonObject, manifest: JsonObject) -> None:

@@ -33,6 +33,11 @@ class ApiError(Exception):
         return self.status == HTTPStatus.CONFLICT
 
     @property
+    def exists(self) -> bool:
+        """An object of that name is there. Not every conflict of a creation means that: quotas have conflicts too."""
+        return self.conflict and self.reason == "AlreadyExists"
+
+    @property
     def invalid(self) -> bool:
         """The manifest itself is wrong: sending it again cannot help."""
         # Server-side apply answers 500 to a field that the schema does not know, or of another type.

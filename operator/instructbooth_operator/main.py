@@ -7,7 +7,8 @@ import contextlib
 import logging
 import socket
 import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from datetime import datetime
 from typing import Any
 
 import click
@@ -20,7 +21,7 @@ from instructbooth_operator.carry_out import Hands
 from instructbooth_operator.freshness import Freshness
 from instructbooth_operator.lease import Lease, LeaseLost
 from instructbooth_operator.metrics import JobCollector
-from instructbooth_operator.observe import Observer
+from instructbooth_operator.observe import Observer, utc_now
 from instructbooth_operator.progress import ProgressPuller
 from instructbooth_operator.reconciler import Reconciler
 from instructbooth_operator.resync import Resync
@@ -32,8 +33,8 @@ from instructbooth_operator.workqueue import WorkQueue
 log = logging.getLogger("instructbooth_operator")
 
 
-async def run(settings: Settings) -> None:
-    """Run the operator. Returns after SIGTERM or SIGINT; raises what ended it otherwise."""
+async def run(settings: Settings, now: Callable[[], datetime] = utc_now) -> None:
+    """Run the operator by the wall clock `now`. Returns after SIGTERM or SIGINT; raises what ended it otherwise."""
     cache, queue, freshness = Cache(), WorkQueue[Key](), Freshness()
     REGISTRY.register(JobCollector(cache))
     async with contextlib.AsyncExitStack() as stack:
@@ -53,8 +54,8 @@ async def run(settings: Settings) -> None:
         reconciler = Reconciler(
             queue=queue,
             cache=cache,
-            observer=Observer(api, cache),
-            hands=Hands(api, cache, freshness),
+            observer=Observer(api, cache, now),
+            hands=Hands(api, cache, freshness, now),
             puller=puller,
             defaults=settings.trainer,
         )

@@ -1,11 +1,12 @@
-"""One job, one pass: look, plan, act, write, tell. And what to do when the API server says no."""
+"""One job, one pass: look, plan, act, tell, write. And what to do when the API server says no."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 
-from instructbooth.reconcile.actions import Plan
+from instructbooth.reconcile.actions import Event, Plan
 from instructbooth.reconcile.observed import Evidence, Rejection
 from instructbooth.reconcile.plan import plan
 from instructbooth.reconcile.pod import TrainerDefaults
@@ -22,6 +23,7 @@ log = logging.getLogger(__name__)
 
 FIRST_RETRY_SECONDS = 0.5
 MAX_RETRY_SECONDS = 60.0
+TRIES_TO_TELL = 5  # passes that may fail for the sake of events, one after the other: 15 seconds
 
 
 class Reconciler:
@@ -44,6 +46,7 @@ class Reconciler:
         self._puller = puller
         self._defaults = defaults
         self._failures: dict[Key, int] = {}
+        self._untold: Counter[Key] = Counter()
 
     async def work(self) -> None:
         """Work on whatever comes, for ever. Nothing that goes wrong with one job ends it."""
@@ -58,6 +61,7 @@ class Reconciler:
                 self._retry(key, error)
             else:
                 self._failures.pop(key, None)
+                self._untold.pop(key, None)
                 RECONCILES.labels("ok").inc()
                 if again is not None:
                     self._queue.add(key, again)
@@ -75,7 +79,7 @@ class Reconciler:
             self._puller.watch(key, None)
             return None
         made = await self._plan(key, job)
-        if made.actions:
+        if made.actions or any(event.type == "Warning" for event in made.events):
             # Decide on what is true now, not on what a watch said some time ago.
             fresh = await self._observer.refresh(key)
             if fresh is None:
@@ -87,6 +91,8 @@ class Reconciler:
                 await self._hands.act(job, action)
         except Rejected as refused:
             made = await self._plan(key, job, refused.rejection)
+        for event in made.events:
+            await self._tell(key, job, event)
         try:
             written = await self._hands.write_status(job, made.status)
         except ApiError as error:
@@ -95,10 +101,22 @@ class Reconciler:
             raise
         if written:
             self._count(job, made.status)
-            for event in made.events:
-                await self._hands.post(job, event)
         self._puller.watch(key, made.pull_from)
         return made.requeue_after
+
+    async def _tell(self, key: Key, job: JsonObject, event: Event) -> None:
+        """Post an event, before the status that it tells of is written: afterwards a crash would lose it for ever.
+
+        Whoever comes after a crash posts it again under the same name. But no job waits long for its events: after a
+        few passes that failed it goes on without.
+        """
+        try:
+            await self._hands.post(job, event)
+        except ApiError as error:
+            if not (error.refused or error.not_found) and self._untold[key] < TRIES_TO_TELL:
+                self._untold[key] += 1
+                raise
+            log.warning("%s/%s: the event %s is lost: %s", *key, event.reason, error)
 
     async def _plan(self, key: Key, job: JsonObject, rejection: Rejection | None = None) -> Plan:
         evidence: dict[str, Evidence] = {}

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 
 from instructbooth.contract import Stage
 from instructbooth.reconcile.mounts import hub_sources
-from instructbooth.reconcile.observed import ChildJob, Evidence, Rejection
+from instructbooth.reconcile.observed import ChildJob, Evidence, Rejection, elapsed
 from instructbooth.spec.job import InstructBoothJobSpec
 
 GRACE = timedelta(seconds=10)  # what every pod needs to be scheduled, mounted and started
@@ -40,12 +40,12 @@ def started(child: ChildJob) -> bool:
 
 def overdue(child: ChildJob, now: datetime) -> bool:
     """Whether the gang should have started by now."""
-    return not started(child) and now - (child.started or child.created) >= GRACE
+    return not started(child) and elapsed(child.started or child.created, now) >= GRACE
 
 
 def look_again_seconds(child: ChildJob, now: datetime) -> float:
     """When to look again at a gang that has not started: soon at first, ever less often."""
-    age = (now - (child.started or child.created)).total_seconds()
+    age = elapsed(child.started or child.created, now).total_seconds()
     shortest, longest = _LOOK_AGAIN_SECONDS
     if age < GRACE.total_seconds():
         return GRACE.total_seconds() - age + 0.5

@@ -16,7 +16,15 @@ from instructbooth.contract import Stage
 from instructbooth.reconcile.actions import Action, Apply, DeleteChild, ForgetPod, SetSuspend
 from instructbooth.reconcile.children import child_job, service, snapshot
 from instructbooth.reconcile.names import child_name
-from instructbooth.reconcile.observed import ASTRAY_AFTER, ChildFailure, ChildJob, Evidence, Observed, format_time
+from instructbooth.reconcile.observed import (
+    ASTRAY_AFTER,
+    ChildFailure,
+    ChildJob,
+    Evidence,
+    Observed,
+    elapsed,
+    format_time,
+)
 from instructbooth.reconcile.pod import GRACE_SECONDS, TrainerDefaults
 from instructbooth.reconcile.policies import blocked, elastic, retry, stall, visible
 from instructbooth.reconcile.policies.retry import Cause, Diagnosis
@@ -235,7 +243,7 @@ def _restart(scene: Scene, stage: StageStatus, child: ChildJob | None) -> Step:
     if child.deleting:
         return _clear_away(scene, stage, child)
     if child.failure is not None:
-        wait = child.failure.time + retry.backoff(stage.failure, stage.restarts) - scene.observed.now
+        wait = retry.backoff(stage.failure, stage.restarts) - elapsed(child.failure.time, scene.observed.now)
         if wait.total_seconds() > 0:
             return Step(stage, requeue_after=wait.total_seconds())
     return Step(stage, (DeleteChild(child.name),))

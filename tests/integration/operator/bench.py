@@ -180,9 +180,7 @@ class Bench:
     # What the kubelet does.
     def run(self, child: str, count: int, seconds: float = 60) -> None:
         for pod in self.wait_pods(child, count, seconds):
-            ready = [{"type": "Ready", "status": "True"}, {"type": "ContainersReady", "status": "True"}]
-            state = {"running": {"startedAt": _now()}}
-            self._pod_status(pod, {"phase": "Running", "conditions": ready, "containerStatuses": [_container(state)]})
+            self._pod_status(pod, running_status())
 
     def end(self, child: str, code: int, said: Outcome | str, rank: int | None = None, count: int = 1) -> None:
         """End one rank, or all of them."""
@@ -190,10 +188,7 @@ class Bench:
         for pod in self.wait_pods(child, count):
             if rank not in (None, int(pod["metadata"]["annotations"][RANK])):
                 continue
-            reason = "Completed" if code == 0 else "Error"
-            ended = {"exitCode": code, "reason": reason, "message": message, "startedAt": _now(), "finishedAt": _now()}
-            phase = "Succeeded" if code == 0 else "Failed"
-            self._pod_status(pod, {"phase": phase, "containerStatuses": [_container({"terminated": ended})]})
+            self._pod_status(pod, terminated_status(code, message))
 
     def wait_for_pod(self, child: str, reason: str, message: str) -> None:
         """Let the pods of a child wait for something."""
@@ -243,6 +238,21 @@ class Bench:
         except Refused as refused:
             if refused.code != 404:
                 raise
+
+
+def running_status() -> JsonObject:
+    """The status of a pod whose trainer runs."""
+    ready = [{"type": "Ready", "status": "True"}, {"type": "ContainersReady", "status": "True"}]
+    container = _container({"running": {"startedAt": _now()}})
+    return {"phase": "Running", "conditions": ready, "containerStatuses": [container]}
+
+
+def terminated_status(code: int, message: str) -> JsonObject:
+    """The status of a pod whose trainer has ended and left a termination message."""
+    reason = "Completed" if code == 0 else "Error"
+    ended = {"exitCode": code, "reason": reason, "message": message, "startedAt": _now(), "finishedAt": _now()}
+    phase = "Succeeded" if code == 0 else "Failed"
+    return {"phase": phase, "containerStatuses": [_container({"terminated": ended})]}
 
 
 def _container(state: JsonObject) -> JsonObject:

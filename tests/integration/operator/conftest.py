@@ -1,17 +1,13 @@
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import yaml
 
 from tests.integration.operator.bench import Bench, Operator, Rank0
-from tests.integration.operator.plane import ROOT, ControlPlane, running
-from tests.machine import binary
+from tests.integration.operator.plane import ControlPlane, running
 
-RBAC = "/apis/rbac.authorization.k8s.io/v1"
 NAMES = iter(range(1000))
 
 
@@ -19,31 +15,7 @@ NAMES = iter(range(1000))
 def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     """The control plane, with the CRD and the rights that the chart gives the operator."""
     with running(tmp_path_factory.mktemp("plane")) as plane:
-        _grant(plane)
         yield plane
-
-
-def _grant(plane: ControlPlane) -> None:
-    """Bind the chart's ClusterRole to the user `operator`: what it lacks, the tests lack too."""
-    chart = ["template", "rel", str(ROOT / "charts/instructbooth"), "--kube-version", "1.35.4"]
-    text = subprocess.run([binary("helm"), *chart], check=True, capture_output=True, text=True).stdout
-    role = next(obj for obj in yaml.safe_load_all(text) if obj and obj["kind"] == "ClusterRole")
-    lease = {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["get", "create", "update"]}
-    manifest = {
-        "apiVersion": "rbac.authorization.k8s.io/v1",
-        "kind": "ClusterRole",
-        "metadata": {"name": "operator"},
-        "rules": [*role["rules"], lease],
-    }
-    binding = {
-        "apiVersion": "rbac.authorization.k8s.io/v1",
-        "kind": "ClusterRoleBinding",
-        "metadata": {"name": "operator"},
-        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "operator"},
-        "subjects": [{"kind": "User", "name": "operator", "apiGroup": "rbac.authorization.k8s.io"}],
-    }
-    plane.apply(f"{RBAC}/clusterroles/operator", manifest)
-    plane.apply(f"{RBAC}/clusterrolebindings/operator", binding)
 
 
 @pytest.fixture

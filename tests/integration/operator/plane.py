@@ -25,6 +25,7 @@ from tests.machine import BIN, binary, free_port
 
 ROOT = Path(__file__).resolve().parents[3]
 JsonObject = dict[str, Any]
+RBAC = "/apis/rbac.authorization.k8s.io/v1"
 # Who may what: `admin` everything, `operator` what the chart grants, `controllers` as in every cluster.
 TOKENS = "admin,admin,1,system:masters\noperator,operator,2\ncontrollers,system:kube-controller-manager,3\n"
 
@@ -55,6 +56,24 @@ class ControlPlane:
         subprocess.run(["openssl", "genrsa", "-out", self.folder / "sa.key", "2048"], check=True, capture_output=True)
         for user in ("admin", "operator", "controllers"):
             self.kubeconfig(user).write_text(yaml.safe_dump(self._kubeconfig(user)))
+        self.start_etcd()
+        self.start_api_server()
+        self._spawn(
+            "kube-controller-manager",
+            f"--kubeconfig={self.kubeconfig('controllers')}",
+            f"--secure-port={self.manager_port}",
+            "--bind-address=127.0.0.1",
+            "--leader-elect=false",
+            # As in a real cluster, each controller has the rights that RBAC gives it, and no more.
+            "--use-service-account-credentials=true",
+            f"--service-account-private-key-file={self.folder}/sa.key",
+            "--kube-api-qps=500",  # many jobs at a time: at its default of 20 it would be what is measured
+            "--kube-api-burst=1000",
+            "--controllers=job-controller,garbage-collector-controller,namespace-controller,serviceaccount-controller",
+        )
+
+    def start_etcd(self) -> None:
+        """Start etcd; its data outlive its process."""
         client, peer = f"http://127.0.0.1:{self.etcd_port}", f"http://127.0.0.1:{self.peer_port}"
         self._spawn(
             "etcd",
@@ -66,18 +85,6 @@ class ControlPlane:
             f"--initial-advertise-peer-urls={peer}",
             f"--initial-cluster=default={peer}",
             "--log-level=error",
-        )
-        self.start_api_server()
-        self._spawn(
-            "kube-controller-manager",
-            f"--kubeconfig={self.kubeconfig('controllers')}",
-            f"--secure-port={self.manager_port}",
-            "--bind-address=127.0.0.1",
-            "--leader-elect=false",
-            # As in a real cluster, each controller has the rights that RBAC gives it, and no more.
-            "--use-service-account-credentials=true",
-            f"--service-account-private-key-file={self.folder}/sa.key",
-            "--controllers=job-controller,garbage-collector-controller,namespace-controller,serviceaccount-controller",
         )
 
     def start_api_server(self) -> None:
@@ -95,7 +102,7 @@ class ControlPlane:
             f"--service-account-key-file={self.folder}/sa.key",
             f"--service-account-signing-key-file={self.folder}/sa.key",
         )
-        self.wait("the API server", self._ready, 120)
+        self.wait("the API server", self.ready, 120)
 
     def stop(self, *names: str) -> None:
         """Stop the named processes, or all, in the reverse order of their start."""
@@ -141,7 +148,8 @@ class ControlPlane:
             time.sleep(0.1)
         raise AssertionError(f"waited {seconds:.0f} s in vain for {what}")
 
-    def _ready(self) -> bool:
+    def ready(self) -> bool:
+        """Whether the API server serves."""
         try:
             self.request("GET", "/apis/apps/v1")
             self.request("GET", "/api/v1/namespaces/default")
@@ -167,7 +175,7 @@ class ControlPlane:
 
 @contextmanager
 def running(folder: Path) -> Iterator[ControlPlane]:
-    """A control plane with the CRD established, ended afterwards; skips where nobody built its binaries."""
+    """A control plane with CRD and operator's rights, ended afterwards; skips where nobody built its binaries."""
     if os.environ.get("CLUSTER") in ("kind", "current") and not (BIN / "kube-apiserver").exists():
         pytest.skip("needs the binaries that `make cluster` builds from source")
     plane = ControlPlane(folder)
@@ -176,6 +184,30 @@ def running(folder: Path) -> Iterator[ControlPlane]:
         crd = yaml.safe_load((ROOT / "crds/instructboothjobs.instructbooth.io.yaml").read_text())
         plane.apply(f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{crd['metadata']['name']}", crd)
         plane.wait("the CRD", lambda: "instructbooth.io" in str(plane.request("GET", "/apis")))
+        _grant(plane)
         yield plane
     finally:
         plane.stop()
+
+
+def _grant(plane: ControlPlane) -> None:
+    """Bind the chart's ClusterRole to the user `operator`: what it lacks, the tests lack too."""
+    chart = ["template", "rel", str(ROOT / "charts/instructbooth"), "--kube-version", "1.35.4"]
+    text = subprocess.run([binary("helm"), *chart], check=True, capture_output=True, text=True).stdout
+    role = next(obj for obj in yaml.safe_load_all(text) if obj and obj["kind"] == "ClusterRole")
+    lease = {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["get", "create", "update"]}
+    manifest = {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "ClusterRole",
+        "metadata": {"name": "operator"},
+        "rules": [*role["rules"], lease],
+    }
+    binding = {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "ClusterRoleBinding",
+        "metadata": {"name": "operator"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "operator"},
+        "subjects": [{"kind": "User", "name": "operator", "apiGroup": "rbac.authorization.k8s.io"}],
+    }
+    plane.apply(f"{RBAC}/clusterroles/operator", manifest)
+    plane.apply(f"{RBAC}/clusterrolebindings/operator", binding)

@@ -59,6 +59,9 @@ class Rig:
         status: dict[str, Any] = self.api.objects[IBJ.plural, "mascot"].get("status", {})
         return status
 
+    def events(self) -> list[dict[str, Any]]:
+        return [self.api.objects[EVENTS.plural, name] for name in self.api.names(EVENTS)]
+
     def fails(self, *verbs: tuple[str, str], error: Exception) -> None:
         """The next request of that kind gets an error; the others are served."""
         left = list(verbs)
@@ -153,6 +156,44 @@ def test_after_any_failed_write_the_next_pass_goes_on(rig: Rig, number: int) -> 
     rig.reconcile()
     assert rig.api.names(JOBS) == [P1]
     assert rig.status()["stages"][0]["attempt"] == 1
+    assert [obj["reason"] for obj in rig.events()] == ["StageStarted"]
+
+
+def test_an_event_is_told_once_whatever_happens_before_the_status_is_written(rig: Rig) -> None:
+    rig.fails(("patch", "instructboothjobs"), error=ApiError(0, "Unreachable", "killed here"))
+    with pytest.raises(ApiError):
+        rig.reconcile()
+    edited = rig.api.objects[IBJ.plural, "mascot"]
+    edited["metadata"]["labels"] = {"team": "blue"}  # a new resourceVersion, the same status
+    rig.api.put(IBJ, edited)
+    rig.cache = Cache()
+    rig.tell()
+    rig.restart()
+    rig.reconcile()
+    assert [obj["reason"] for obj in rig.events()] == ["StageStarted"]
+
+
+@pytest.mark.parametrize(
+    ("error", "passes"), [(ApiError(403, "Forbidden", "no"), 1), (ApiError(500, "InternalError", "no"), 6)]
+)
+def test_no_job_waits_long_for_its_events(rig: Rig, error: ApiError, passes: int) -> None:
+    def trouble(verb: str, plural: str) -> None:
+        if plural == "events":
+            raise error
+
+    async def scenario() -> None:
+        rig.api.trouble = trouble
+        rig.queue.add(KEY)
+        work = asyncio.create_task(rig.reconciler.work())
+        while "stages" not in rig.status():
+            await asyncio.sleep(0)
+            for key in list(rig.queue._timers):  # time flies
+                rig.queue.add(key)
+        work.cancel()
+
+    rig.run(scenario())
+    assert rig.status()["stages"][0]["attempt"] == 1
+    assert rig.api.count("create", "events") == passes
 
 
 def test_a_child_of_an_earlier_life_is_waited_for(rig: Rig) -> None:
@@ -171,6 +212,15 @@ def test_a_child_of_an_earlier_life_is_waited_for(rig: Rig) -> None:
 def test_an_event_that_was_posted_before_is_no_error(rig: Rig) -> None:
     rig.fails(("create", "events"), error=ApiError(409, "AlreadyExists", "posted"))
     rig.reconcile()
+
+
+def test_a_conflict_that_is_not_about_the_name_is_no_proof_that_an_event_was_posted(rig: Rig) -> None:
+    message = 'Operation cannot be fulfilled on resourcequotas "team": the object has been modified'
+    rig.fails(("create", "events"), error=ApiError(409, "Conflict", message))
+    with pytest.raises(ApiError):
+        rig.reconcile()
+    rig.reconcile()
+    assert [obj["reason"] for obj in rig.events()] == ["StageStarted"]
 
 
 def test_the_server_s_wish_to_wait_is_granted(rig: Rig) -> None:

@@ -7,7 +7,7 @@ from copy import deepcopy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from instructbooth.contract import STAGES, ExitCode
+from instructbooth.contract import STAGES, ExitCode, Stage
 from instructbooth.reconcile.patch import merge_patch
 from instructbooth.reconcile.plan import is_finished
 from instructbooth.spec.status import StageState
@@ -26,6 +26,9 @@ MOVES = (
     "wait",
     "suspend",
     "resume",
+    "late",
+    "clock-forward",
+    "clock-back",
 )
 # (what happens, after how many writes the next reconcile is cut off by a kill; None: it is not)
 histories = st.lists(st.tuples(st.sampled_from(MOVES), st.none() | st.integers(0, 4)), max_size=40)
@@ -39,15 +42,21 @@ policies = st.fixed_dictionaries(
 )
 
 
-def move(world: World, name: str, kill_after: int | None) -> None:
-    """One thing happens."""
+def move(world: World, name: str, kill_after: int | None, earlier: World | None = None) -> None:
+    """One thing happens; `earlier` is the world as an operator sees it whose watch is late."""
     alive = [child for child in world.live if not child.suspended]
     target = alive[-1].name if alive else None
     match name, target:
         case "reconcile", _:
             world.reconcile(kill_after)
+        case "late", _:
+            world.reconcile(kill_after, seen=(earlier or world).children)
         case "collect", _:
             world.collect()
+        case "clock-forward", _:
+            world.wait(3600)
+        case "clock-back", _:
+            world.wait(-3600)
         case "wait", _:
             world.wait(30)
         case (("suspend" | "resume"), _):
@@ -75,6 +84,12 @@ def check(world: World, before: World) -> None:
     """What holds at every moment."""
     live = [child.stage for child in world.live]
     assert len(live) == len(set(live)), "two live gangs of one stage"
+    for name in world.launched[len(before.launched) :]:
+        number = STAGES.index(Stage(name.rsplit("-", 2)[1]))
+        for previous in before.status.stages[:number]:
+            child = before.children.get(previous.job_name or "")
+            done = previous.state is StageState.SUCCEEDED or (child is not None and child.complete)
+            assert done, f"{name} began before {previous.name.value} had ended well"
     assert len(set(world.launched)) == len(world.launched), "an attempt was started twice"
     for stage in STAGES:
         attempts = [int(name.rsplit("-", 1)[1]) for name in world.launched if f"-{stage.value}-" in name]
@@ -85,6 +100,8 @@ def check(world: World, before: World) -> None:
     for old, new in zip(before.status.stages, world.status.stages, strict=False):
         assert new.attempt >= old.attempt
         assert new.restarts.failures >= old.restarts.failures
+        assert new.restarts.disruptions >= old.restarts.disruptions
+        assert new.attempt == old.attempt or new.attempt == old.attempt + 1, "an attempt was skipped"
         assert old.state is not StageState.SUCCEEDED or new == old, "a stage that had succeeded changed"
 
 
@@ -92,16 +109,28 @@ def check(world: World, before: World) -> None:
 @given(histories, policies)
 def test_whatever_happens(history: list[tuple[str, int | None]], policy: dict[str, object]) -> None:
     world = World(job_object(runPolicy=policy))
+    earlier = deepcopy(world)
     for name, kill_after in history:
         before = deepcopy(world)
-        move(world, name, kill_after)
+        move(world, name, kill_after, earlier)
         check(world, before)
+        earlier = before
         first, second = world.plan(), deepcopy(world).plan()
         assert first == second, "the same question had two answers"
+        assert first == shuffled(world).plan(), "the order in which children were seen made a difference"
+        assert first.requeue_after is None or first.requeue_after >= 0
     world.settle()  # fails unless the plan comes to rest
     resting = world.plan()
     assert resting.actions == () or world.gone
+    assert resting.events == ()
     assert merge_patch(world.job["status"], resting.status.to_wire()) == {}
+
+
+def shuffled(world: World) -> World:
+    """The same world, its children seen in the opposite order."""
+    other = deepcopy(world)
+    other.children = dict(reversed(other.children.items()))
+    return other
 
 
 def run_to_the_end(world: World, kill_at: int | None) -> tuple[World, int]:

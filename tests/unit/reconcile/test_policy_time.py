@@ -7,6 +7,7 @@ import pytest
 from instructbooth.contract import ExitCode, Stage
 from instructbooth.reconcile.actions import DeleteChild, SetSuspend
 from instructbooth.reconcile.conditions import find
+from instructbooth.reconcile.observed import Evidence, Pod
 from instructbooth.reconcile.policies.visible import duration, summary
 from instructbooth.spec.status import Phase, Progress, Restarts, StageState
 from tests.unit.reconcile.world import World, job_object
@@ -225,3 +226,26 @@ def test_the_progress_column(progress: Progress, said: str | None) -> None:
 )
 def test_durations(seconds: int, said: str) -> None:
     assert duration(seconds) == said
+
+
+@pytest.mark.parametrize(("offset", "longest"), [(-3600, 0.0), (3600, 0.0), (-30, 35.0), (0, 5.0)])
+def test_a_clock_that_is_wrong_by_an_hour_does_not_prolong_the_backoff_by_an_hour(
+    offset: float, longest: float
+) -> None:
+    world = started()
+    world.fail(P1, 1)  # at the API server's time
+    world.wait(offset)  # the operator's
+    world.reconcile()
+    made = world.plan()
+    assert (made.actions == (DeleteChild(P1),)) is (longest == 0.0)
+    assert (made.requeue_after or 0.0) <= longest
+
+
+def test_a_clock_that_was_set_back_hides_no_blocked_pod() -> None:
+    world = started()
+    world.evidence[P1] = Evidence((Pod("p0", 0, waiting_reason="ImagePullBackOff", waiting_message="no such image"),))
+    world.wait(-3600)
+    made = world.reconcile()
+    assert reason(world, "Blocked") == "ImagePullFailed"
+    assert made.requeue_after is not None
+    assert made.requeue_after <= 60

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -80,11 +81,18 @@ class World:
     def live(self) -> list[ChildJob]:
         return [child for child in self.children.values() if child.live]
 
-    def plan(self) -> Plan:
-        """The plan that is carried out: with the pods of a child looked at, where the first answer asks for them."""
+    def plan(self, seen: Mapping[str, ChildJob] | None = None) -> Plan:
+        """The plan that is carried out: with the pods of a child looked at, where the first answer asks for them.
+
+        `seen`: children as a late watch has them. A child that the status names is asked for before it is missed.
+        """
+        children = dict(self.children if seen is None else seen)
+        for stage in self.status.stages:
+            if stage.job_name is not None and stage.job_name not in children and stage.job_name in self.children:
+                children[stage.job_name] = self.children[stage.job_name]
         observed = Observed(
             now=self.now,
-            children=tuple(self.children.values()),
+            children=tuple(children.values()),
             progress=dict(self.progress),
             silence=dict(self.silence),
             rejection=self.rejection,
@@ -97,9 +105,9 @@ class World:
             made = plan(deepcopy(self.job), replace(observed, evidence=dict(looked)), DEFAULTS)
         return made
 
-    def reconcile(self, steps: int | None = None) -> Plan:
-        """Plan and carry out; with `steps`, the operator is killed after so many writes."""
-        made = self.plan()
+    def reconcile(self, steps: int | None = None, seen: Mapping[str, ChildJob] | None = None) -> Plan:
+        """Plan and carry out; with `steps`, the operator is killed after so many writes; `seen` as for `plan`."""
+        made = self.plan(seen)
         for action in made.actions[:steps]:
             self._do(action)
         if steps is None or steps > len(made.actions):

@@ -1,0 +1,173 @@
+"""One job with an operator, a proxy and a namespace of its own. The operator is started again whenever it dies."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import AsyncIterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from instructbooth.contract import Label
+from tests.chaos.faults import Script
+from tests.chaos.kube import JsonObject, Kube
+from tests.chaos.operator_process import KUBECONFIG, OperatorProcess
+from tests.chaos.proxy import Proxy
+from tests.chaos.truth import History
+from tests.machine import free_port
+from tests.unit.reconcile.world import job_object
+
+NAME = "mascot"
+NOWHERE = "http://127.0.0.1:9/{host}"  # no rank 0 answers: progress is not what is tested here
+
+
+@dataclass(frozen=True)
+class Portrait:
+    """What two runs of the same job must have in common at their end."""
+
+    phase: str
+    stages: list[JsonObject]
+    conditions: list[tuple[str, str, str, str]]
+    objects: list[str]
+    orphans: list[str]
+    events: dict[str, int]
+
+    def differences(self, other: Portrait) -> list[str]:
+        """Where this one differs from another."""
+        mine, theirs = asdict(self), asdict(other)
+        return [f"{key}: {mine[key]} instead of {theirs[key]}" for key in mine if mine[key] != theirs[key]]
+
+
+class Lane:
+    """Use `lane()`; then drive `kube` (as the user) and `operator` (as fate)."""
+
+    def __init__(self, kube: Kube, namespace: str, folder: Path, history: History, script: Script) -> None:
+        self.kube = kube
+        self.namespace = namespace
+        self.history = history
+        self.proxy = Proxy(kube.url, script, self.crash)
+        self.operator = OperatorProcess(
+            folder,
+            [
+                "--trainer-image=instructbooth/trainer:test",
+                f"--listen-port={free_port()}",
+                f"--watch-namespaces={namespace}",
+                f"--progress-url={NOWHERE}",
+                "--resync-seconds=5",
+                "--pod-name=operator-0",
+                "--log-level=debug",
+            ],
+        )
+        self._folder = folder
+        self._core = f"/api/v1/namespaces/{namespace}"
+        self._batch = f"/apis/batch/v1/namespaces/{namespace}/jobs"
+        self._ibj = f"/apis/instructbooth.io/v1alpha1/namespaces/{namespace}/instructboothjobs"
+
+    async def crash(self) -> None:
+        """Kill the operator."""
+        await self.operator.kill()
+
+    async def keep_operator_running(self) -> None:
+        """Start it whenever it has ended, as the kubelet does with a container."""
+        cluster = {"server": self.proxy.url}
+        (self._folder / KUBECONFIG).write_text(
+            yaml.safe_dump(
+                {
+                    "apiVersion": "v1",
+                    "kind": "Config",
+                    "clusters": [{"name": "proxy", "cluster": cluster}],
+                    "users": [{"name": "operator", "user": {"token": "operator"}}],
+                    "contexts": [{"name": "proxy", "context": {"cluster": "proxy", "user": "operator"}}],
+                    "current-context": "proxy",
+                }
+            )
+        )
+        while True:
+            self.operator.start()
+            await self.operator.wait()
+
+    async def prepare(self) -> None:
+        """Make the namespace, and wait until pods can be created in it."""
+        await self.kube.request("POST", "/api/v1/namespaces", {"metadata": {"name": self.namespace}})
+        while not await self.kube.items(f"{self._core}/serviceaccounts"):
+            await asyncio.sleep(0.05)
+
+    async def submit(self, **spec: Any) -> None:
+        """Submit the job."""
+        manifest = job_object(NAME, **spec)
+        manifest["metadata"] = {"name": NAME, "namespace": self.namespace}
+        await self.kube.request("POST", self._ibj, manifest)
+
+    async def portrait(self) -> Portrait:
+        """The end of the story."""
+        job = await self.kube.request("GET", f"{self._ibj}/{NAME}")
+        status = job.get("status", {})
+        keep = ("name", "state", "attempt", "jobName", "restarts", "failure", "artifact", "metrics")
+        conditions = [(c["type"], c["status"], c["reason"], c.get("message", "")) for c in status.get("conditions", ())]
+        objects = await self._objects()
+        owned = {name for name, obj in objects.items() if _owner(obj) == job["metadata"]["uid"]}
+        return Portrait(
+            phase=status.get("phase", ""),
+            stages=[{key: stage[key] for key in keep if key in stage} for stage in status.get("stages", ())],
+            conditions=sorted(conditions),
+            objects=sorted(objects),
+            orphans=sorted(objects.keys() - owned),
+            events=dict(Counter(await self._told())),
+        )
+
+    async def delete(self) -> list[str]:
+        """Delete the job; what is left of it after a while."""
+        await self.kube.request("DELETE", f"{self._ibj}/{NAME}")
+        for _ in range(60):
+            left = [
+                *await self._objects(),
+                *(p["metadata"]["name"] for p in await self.kube.items(f"{self._core}/pods")),
+            ]
+            if not left:
+                return []
+            await asyncio.sleep(0.5)
+        return left
+
+    async def _objects(self) -> dict[str, JsonObject]:
+        """Children, Services and ConfigMaps that the operator made."""
+        found = {f"job/{obj['metadata']['name']}": obj for obj in await self.kube.items(self._batch)}
+        for kind in ("services", "configmaps"):
+            for obj in await self.kube.items(f"{self._core}/{kind}"):
+                if Label.MANAGED_BY in obj["metadata"].get("labels", {}):
+                    found[f"{kind}/{obj['metadata']['name']}"] = obj
+        return found
+
+    async def _told(self) -> list[str]:
+        events = await self.kube.items(f"{self._core}/events")
+        ours = (event for event in events if event["involvedObject"]["kind"] == "InstructBoothJob")
+        return [f"{event['reason']}: {event['message']}" for event in ours]
+
+    def story(self) -> str:
+        """What happened, for people."""
+        requests = [str(seen) for seen in self.proxy.seen if seen.fault or seen.call.writes]
+        log = self.operator.log.read_text().splitlines()[-60:] if self.operator.log.exists() else []
+        exits = f"operators that ended: {self.operator.exits}"
+        return "\n".join([exits, *requests, *self.proxy.struck, "operator's log:", *log])
+
+
+def _owner(obj: JsonObject) -> str | None:
+    return next((owner["uid"] for owner in obj["metadata"].get("ownerReferences", ()) if owner.get("controller")), None)
+
+
+@contextlib.asynccontextmanager
+async def lane(kube: Kube, namespace: str, folder: Path, history: History, script: Script) -> AsyncIterator[Lane]:
+    """A lane with its operator running."""
+    made = Lane(kube, namespace, folder, history, script)
+    await made.prepare()
+    async with made.proxy:
+        keeping = asyncio.create_task(made.keep_operator_running())
+        try:
+            yield made
+        finally:
+            keeping.cancel()
+            await asyncio.gather(keeping, return_exceptions=True)
+            await made.operator.kill()
