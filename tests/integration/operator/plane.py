@@ -52,9 +52,18 @@ class ControlPlane:
     def start(self) -> None:
         """Start everything and wait until the API server is ready."""
         (self.folder / "tokens.csv").write_text(TOKENS)
-        subprocess.run(["openssl", "genrsa", "-out", self.folder / "sa.key", "2048"], check=True, capture_output=True)
         for user in ("admin", "operator", "controllers"):
             self.kubeconfig(user).write_text(yaml.safe_dump(self._kubeconfig(user)))
+        self.start_etcd()
+        self.start_api_server()
+        self._spawn(
+            "kube-controller-manager",
+            *self.controller_manager_flags(),
+            "--controllers=job-controller,garbage-collector-controller,namespace-controller,serviceaccount-controller",
+        )
+
+    def start_etcd(self, *flags: str) -> None:
+        """Start the store, which never waits for the disk."""
         client, peer = f"http://127.0.0.1:{self.etcd_port}", f"http://127.0.0.1:{self.peer_port}"
         self._spawn(
             "etcd",
@@ -66,10 +75,12 @@ class ControlPlane:
             f"--initial-advertise-peer-urls={peer}",
             f"--initial-cluster=default={peer}",
             "--log-level=error",
+            *flags,
         )
-        self.start_api_server()
-        self._spawn(
-            "kube-controller-manager",
+
+    def controller_manager_flags(self) -> list[str]:
+        """Flags of the controller manager, except for which controllers it runs."""
+        return [
             f"--kubeconfig={self.kubeconfig('controllers')}",
             f"--secure-port={self.manager_port}",
             "--bind-address=127.0.0.1",
@@ -77,13 +88,19 @@ class ControlPlane:
             # As in a real cluster, each controller has the rights that RBAC gives it, and no more.
             "--use-service-account-credentials=true",
             f"--service-account-private-key-file={self.folder}/sa.key",
-            "--controllers=job-controller,garbage-collector-controller,namespace-controller,serviceaccount-controller",
-        )
+        ]
 
     def start_api_server(self) -> None:
         """Start the API server and wait until it is ready."""
-        self._spawn(
-            "kube-apiserver",
+        if not (self.folder / "sa.key").exists():
+            key = ["openssl", "genrsa", "-out", str(self.folder / "sa.key"), "2048"]
+            subprocess.run(key, check=True, capture_output=True)
+        self._spawn("kube-apiserver", *self.api_server_flags())
+        self.wait("the API server", self._ready, 120)
+
+    def api_server_flags(self) -> list[str]:
+        """Flags of the API server."""
+        return [
             f"--etcd-servers=http://127.0.0.1:{self.etcd_port}",
             f"--secure-port={self.port}",
             "--bind-address=127.0.0.1",
@@ -94,8 +111,7 @@ class ControlPlane:
             "--service-account-issuer=https://kubernetes.default.svc",
             f"--service-account-key-file={self.folder}/sa.key",
             f"--service-account-signing-key-file={self.folder}/sa.key",
-        )
-        self.wait("the API server", self._ready, 120)
+        ]
 
     def stop(self, *names: str) -> None:
         """Stop the named processes, or all, in the reverse order of their start."""
@@ -150,8 +166,11 @@ class ControlPlane:
         return True
 
     def _spawn(self, name: str, *flags: str) -> None:
+        self._run(name, [binary(name), *flags])
+
+    def _run(self, name: str, command: list[str], environment: dict[str, str] | None = None) -> None:
         with (self.folder / f"{name}.log").open("ab") as log:
-            self._processes[name] = subprocess.Popen([binary(name), *flags], stdout=log, stderr=log, cwd=self.folder)
+            self._processes[name] = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.folder, env=environment)
 
     def _kubeconfig(self, user: str) -> JsonObject:
         cluster = {"server": self.url, "insecure-skip-tls-verify": True}
