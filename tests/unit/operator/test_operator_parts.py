@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from instructbooth.contract import API_VERSION, KIND
-from instructbooth_operator.api import RateLimit
+from instructbooth_operator.api import RateLimit, proxy_of_environment
 from instructbooth_operator.cache import Cache, Key
 from instructbooth_operator.freshness import Freshness
 from instructbooth_operator.workqueue import WorkQueue
@@ -159,3 +159,14 @@ def test_the_rate_is_bounded_but_for_one_second_s_worth() -> None:
         return clock() - start
 
     assert asyncio.run(scenario()) > 0.15
+
+
+def test_the_environment_s_proxy_is_used_unless_it_says_no(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    assert proxy_of_environment("https://10.0.0.1:6443") is None
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy:3128")
+    assert proxy_of_environment("https://10.0.0.1:6443") == "http://proxy:3128"
+    assert proxy_of_environment("http://10.0.0.1:6443") is None
+    monkeypatch.setenv("NO_PROXY", "10.0.0.1,.svc")
+    assert proxy_of_environment("https://10.0.0.1:6443") is None
