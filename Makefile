@@ -8,7 +8,7 @@ export CLUSTER
 
 .DEFAULT_GOAL := help
 .PHONY: help setup cluster cluster-down kubeconfig images demo test lint format types unit integration e2e generate lock \
-        miniature bench
+        miniature bench bench-operator soak
 
 help: ## Explain the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -77,3 +77,12 @@ miniature: $(STAMP) ## Make the miniature world's weights again, from a seed (ho
 
 bench: $(STAMP) ## What a stage costs, measured on this machine
 	$(BIN)/python -m benchmarks
+
+N ?= 400
+bench-operator: $(STAMP) ## Our operator beside Kubeflow Trainer and JobSet, N jobs each (`N="100 400"`)
+	$(PYTHON) tests/cluster/cluster.py build --peers
+	$(BIN)/python -m benchmarks.operator --jobs $(N)
+
+soak: $(STAMP) ## 24 simulated hours of jobs coming, failing and going in 12 minutes (SOAK="--minutes 30")
+	$(PYTHON) tests/cluster/cluster.py build
+	$(BIN)/python -m benchmarks.operator.soak $(SOAK)

@@ -17,6 +17,7 @@ from benchmarks.operator.kubeflow import Kubeflow
 from benchmarks.operator.measure import Result, measure, say
 from benchmarks.operator.ours import Ours
 from benchmarks.operator.plane import BenchPlane, running
+from benchmarks.operator.plot import picture
 from benchmarks.operator.report import rows
 
 CONTENDERS: dict[str, type[Contender]] = {kind.name: kind for kind in (Ours, Kubeflow, Floor)}
@@ -47,6 +48,7 @@ def main() -> None:
             print(json.dumps(line), flush=True)
             lines.append(line)
         (options.out / "results.json").write_text(json.dumps({"results": results, "measures": lines}, indent=1))
+        (options.out / "results.svg").write_text(picture(lines))
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ def say(text: str) -> None:
 def measure(contender: Contender, count: int, seconds: float) -> Result:
     """Measure one contender with `count` jobs, from its start to its end."""
     plane = contender.plane
-    _make_namespace(plane)
+    make_namespace(plane)
     contender.start()
     settle(plane.pids())
     say(f"{contender.name}: {count} jobs")
@@ -122,7 +122,8 @@ def _exists(plane: BenchPlane, path: str) -> bool:
     return True
 
 
-def _make_namespace(plane: BenchPlane) -> None:
+def make_namespace(plane: BenchPlane) -> None:
+    """The namespace of the load, with the service account that pods need."""
     plane.request("POST", "/api/v1/namespaces", {"metadata": {"name": load.NAMESPACE}})
     accounts = f"/api/v1/namespaces/{load.NAMESPACE}/serviceaccounts"
     plane.wait("its service account", lambda: plane.request("GET", accounts)["items"])

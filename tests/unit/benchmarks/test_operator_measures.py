@@ -134,7 +134,9 @@ def result(name, stages, seconds):
 
 
 def test_the_report_counts_per_stage_and_requests_per_job():
-    made = {line["name"]: line for line in rows(result("ours", 300, 15.0), result("peer", 100, 10.0), result("f", 100, 4))}
+    made = {
+        line["name"]: line for line in rows(result("ours", 300, 15.0), result("peer", 100, 10.0), result("f", 100, 4))
+    }
     rate = made["stage_rate"]
     assert (rate["ours"], rate["peer"], rate["ratio"], rate["floor"]) == (20.0, 10.0, 2.0, 25.0)
     assert made["own_cpu_per_stage"]["ours"] == 10.0
