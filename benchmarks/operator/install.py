@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import tempfile
@@ -20,7 +21,7 @@ def module_folder(tool: str, module: str) -> Path:
     """The folder of a pinned Go module in the module cache, downloaded if it is not there."""
     command = ["go", "mod", "download", "-json", module]
     done = subprocess.run(command, cwd=TOOLS / tool, check=True, capture_output=True, text=True)
-    return Path(yaml.safe_load(done.stdout)["Dir"])
+    return Path(json.loads(done.stdout)["Dir"])
 
 
 def module_version(tool: str, module: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.operator.measure import Result
-from benchmarks.operator.measures import events, reads, row, writes
+from benchmarks.operator.measures import events, reads, rounded, row, writes
 
 
 def rows(ours: Result | None, peer: Result | None, floor: Result | None) -> list[dict[str, Any]]:
@@ -16,7 +16,9 @@ def rows(ours: Result | None, peer: Result | None, floor: Result | None) -> list
 
     def add(name: str, unit: str, value: Any, floored: bool = False) -> None:
         sides = [None if result is None else float(value(result)) for result in (ours, peer)]
-        more = {"jobs": jobs} | ({"floor": round(value(floor), 4)} if floored and floor else {})
+        more = {"jobs": jobs} | ({"floor": rounded(value(floor))} if floored and floor else {})
+        if sides == [None, None] and "floor" not in more:
+            return
         made.append(row(name, sides[0], sides[1], unit, versions, **more))
 
     add("stage_rate", "stages/s", lambda r: r.stages / r.seconds, floored=True)
