@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 from benchmarks.operator.plane import BenchPlane
 from tests.integration.operator.plane import JsonObject
 
 PODS_PER_STAGE, GPUS_PER_POD = 2, 8
+START_SECONDS = 900  # nothing is timed before it has started, and the machine may be busy
 
 
 class Contender(ABC):
@@ -65,6 +67,14 @@ class Contender(ABC):
         """End its controllers."""
         self.plane.stop(*self.processes)
         self.processes = {}
+
+    def wait(self, what: str, condition: Callable[[], Any]) -> Any:
+        """Wait for a part of the start. Raises AssertionError with the end of the controllers' logs."""
+        try:
+            return self.plane.wait(what, condition, START_SECONDS)
+        except AssertionError as late:
+            logs = [(self.plane.folder / f"{name}.log").read_text()[-2000:] for name in self.processes]
+            raise AssertionError("\n".join([str(late), *logs])) from None
 
     def start_process(self, name: str, command: list[str], environment: dict[str, str]) -> None:
         """Start one of its controllers."""

@@ -97,9 +97,9 @@ class Kubeflow(Contender):
             f"--health-probe-bind-address=127.0.0.1:{self._ports['trainer-health']}",
         )
         runtime = yaml.safe_load((module / "manifests/base/runtimes/torch_distributed.yaml").read_text())
-        self.plane.wait("the Trainer's webhook", lambda: self._created(runtime), 60)
+        self.wait("the Trainer's webhook", lambda: self._created(runtime))
         # A job that is refused now would be refused N times later.
-        self.plane.wait("both webhooks", lambda: self._admitted(), 60)
+        self.wait("both webhooks", self._admitted)
 
     def manifest(self, name: str, namespace: str) -> JsonObject:
         """A TrainJob on their torch runtime with two pods of eight GPUs."""
@@ -157,7 +157,7 @@ class Kubeflow(Contender):
         inside = ["sh", "-c", _MOUNTED, str(folder), CERTIFICATES, binary(name), f"--kubeconfig={kubeconfig}", *flags]
         self.start_process(name, ["unshare", "--mount", *inside], dict(os.environ))
         path = f"/api/v1/namespaces/{namespace}/secrets/{secret}"
-        data = self.plane.wait(f"the certificate of {name}", lambda: self._data(path), 60)
+        data = self.wait(f"the certificate of {name}", lambda: self._data(path))
         for key, value in data.items():
             (folder / key).write_bytes(base64.b64decode(value))
 

@@ -63,7 +63,7 @@ class Ours(Contender):
         script = Path(sys.executable).with_name("instructbooth-operator")
         command = [*self._wrapper, str(script), f"--listen-port={self._port}", f"--progress-url={self._rank0.url}"]
         self.start_process("instructbooth-operator", [*command, *self._flags], environment)
-        self.plane.wait("our operator", self._ready, 120)
+        self.wait("our operator", self._ready)
 
     def stop(self) -> None:
         """End the operator."""

@@ -60,7 +60,7 @@ class BenchPlane(ControlPlane):
         self._start_kwok()
         for number in range(NODES):
             self.request("POST", "/api/v1/nodes", _node(f"gpu-{number}"))
-        self.wait("the nodes", self._nodes_ready, 180)
+        self.wait("the nodes", self._nodes_ready, 900)
 
     def user(self, name: str, token: str) -> Path:
         """The path of a new kubeconfig for whoever holds that token."""

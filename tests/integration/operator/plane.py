@@ -96,7 +96,7 @@ class ControlPlane:
             key = ["openssl", "genrsa", "-out", str(self.folder / "sa.key"), "2048"]
             subprocess.run(key, check=True, capture_output=True)
         self._spawn("kube-apiserver", *self.api_server_flags())
-        self.wait("the API server", self._ready, 120)
+        self.wait("the API server", self._ready, 300)
 
     def api_server_flags(self) -> list[str]:
         """Flags of the API server."""
@@ -158,8 +158,10 @@ class ControlPlane:
         raise AssertionError(f"waited {seconds:.0f} s in vain for {what}")
 
     def _ready(self) -> bool:
+        ready = urllib.request.Request(f"{self.url}/readyz", headers={"Authorization": "Bearer admin"})
         try:
-            self.request("GET", "/apis/apps/v1")
+            # Before that some of Kubernetes' own roles are missing, and a controller manager that starts gives up.
+            urllib.request.urlopen(ready, context=self._tls, timeout=30).close()
             self.request("GET", "/api/v1/namespaces/default")
         except (Refused, OSError):
             return False
