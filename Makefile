@@ -9,7 +9,7 @@ export CLUSTER
 
 .DEFAULT_GOAL := help
 .PHONY: help setup cluster cluster-down kubeconfig images demo test lint format types unit integration e2e generate lock \
-        miniature bench bench-trainer results results-quick chaos
+        miniature bench bench-trainer bench-operator soak results results-quick chaos
 
 help: ## Explain the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -98,3 +98,12 @@ $(PEERS)/.installed: benchmarks/peers.txt $(STAMP)
 	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(PEERS)
 	$(BIN)/uv pip install --quiet --python $(PEERS)/bin/python --require-hashes --requirement benchmarks/peers.txt
 	@touch $@
+
+N ?= 400
+bench-operator: $(STAMP) ## Our operator beside Kubeflow Trainer and JobSet, N jobs each (`N="100 400"`)
+	$(PYTHON) tests/cluster/cluster.py build --peers
+	$(BIN)/python -m benchmarks.operator --jobs $(N)
+
+soak: $(STAMP) ## 24 simulated hours of jobs coming, failing and going in 12 minutes (SOAK="--minutes 30")
+	$(PYTHON) tests/cluster/cluster.py build
+	$(BIN)/python -m benchmarks.operator.soak $(SOAK)

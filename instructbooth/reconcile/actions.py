@@ -10,7 +10,7 @@ from instructbooth.spec.status import InstructBoothJobStatus
 
 @dataclass(frozen=True)
 class Apply:
-    """Create a child by server-side apply, unless it is there already. A child that exists is never changed by it."""
+    """Create a child, unless it is there already. A child that exists is never changed by it."""
 
     manifest: dict[str, Any]
 

@@ -11,7 +11,8 @@ import json
 from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 from kubernetes.aio import config
@@ -29,7 +30,6 @@ PAGE = 500
 
 JSON = "application/json"
 MERGE_PATCH = "application/merge-patch+json"
-APPLY_PATCH = "application/apply-patch+yaml"
 
 
 class RateLimit:
@@ -60,6 +60,10 @@ class Api:
             config.load_incluster_config(client_configuration=self._configuration)
         except config.ConfigException:
             await config.load_kube_config(client_configuration=self._configuration)
+        # The client would have aiohttp read the environment and ~/.netrc again for each request, in a thread: more CPU
+        # than the request itself. Once is enough.
+        self._configuration.client_session_kwargs = {"trust_env": False}
+        self._configuration.proxy = self._configuration.proxy or proxy_of_environment(self._configuration.host)
         self._client = ApiClient(configuration=self._configuration)
         return self
 
@@ -84,22 +88,16 @@ class Api:
                 return
 
     async def create(self, resource: Resource, manifest: JsonObject) -> JsonObject:
-        """Create an object. Raises ApiError."""
+        """Create an object; a field that its schema does not know is an error. Raises ApiError."""
         path = resource.path(manifest["metadata"]["namespace"])
-        return await self._request("POST", resource, path, {"fieldManager": MANAGER}, manifest)
+        query = {"fieldManager": MANAGER, "fieldValidation": "Strict"}
+        return await self._request("POST", resource, path, query, manifest)
 
     async def replace(self, resource: Resource, manifest: JsonObject) -> JsonObject:
         """Replace an object; its resourceVersion must still be the one of the manifest. Raises ApiError."""
         meta = manifest["metadata"]
         path = resource.path(meta["namespace"], meta["name"])
         return await self._request("PUT", resource, path, {"fieldManager": MANAGER}, manifest)
-
-    async def apply(self, resource: Resource, manifest: JsonObject) -> JsonObject:
-        """Server-side apply, refusing to take a field from anybody else. Raises ApiError."""
-        meta = manifest["metadata"]
-        path = resource.path(meta["namespace"], meta["name"])
-        query = {"fieldManager": MANAGER, "fieldValidation": "Strict"}
-        return await self._request("PATCH", resource, path, query, manifest, APPLY_PATCH, verb="APPLY")
 
     async def patch(
         self, resource: Resource, namespace: str, name: str, patch: JsonObject, subresource: str = ""
@@ -140,6 +138,12 @@ class Api:
             raise _error(status, text, answer.getheader("Retry-After"))
         parsed: JsonObject = json.loads(text)
         return parsed
+
+
+def proxy_of_environment(url: str) -> str | None:
+    """The proxy that HTTPS_PROXY, HTTP_PROXY and NO_PROXY name for that URL; None if none."""
+    parts = urlsplit(url)
+    return None if proxy_bypass(parts.netloc) else getproxies().get(parts.scheme)
 
 
 def _error(status: int, text: bytes, retry_after: str | None) -> ApiError:

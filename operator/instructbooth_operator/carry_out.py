@@ -108,16 +108,20 @@ class Hands:
 
     async def _apply(self, job: JsonObject, manifest: JsonObject) -> None:
         """Create a child unless the job has it. What is there is never changed: an upgrade touches no running job."""
-        if await self._is_there(job, manifest):
+        # A job that has started has its snapshot and its Service: a look costs less than a create that is refused.
+        shared = manifest["kind"] != "Job" and job.get("status", {}).get("stages")
+        if shared and await self._is_there(job, manifest):
             return
         try:
-            created = await self._api.apply(resource_of(manifest), manifest)
+            created = await self._api.create(resource_of(manifest), manifest)
         except ApiError as error:
-            if not (error.invalid or error.refused):
+            if not (error.conflict or error.invalid or error.refused):
                 raise
-            # Another replica may have created it since, with another image: then there is nothing to apply.
+            # The name may be taken, by an earlier pass of this or another replica: then there is nothing to create.
             if await self._is_there(job, manifest):
                 return
+            if error.conflict:
+                raise  # taken and free again: the next pass finds out
             reason = error.reason if error.reason != "Error" else "Rejected"
             name = manifest["metadata"]["name"]
             raise Rejected(Rejection(manifest["kind"], name, reason, error.message, final=error.invalid)) from error

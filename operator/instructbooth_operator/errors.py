@@ -40,9 +40,7 @@ class ApiError(Exception):
     @property
     def invalid(self) -> bool:
         """The manifest itself is wrong: sending it again cannot help."""
-        # Server-side apply answers 500 to a field that the schema does not know, or of another type.
-        misfit = self.message.startswith("failed to create typed patch object")
-        return self.status in (HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY) or misfit
+        return self.status in (HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY)
 
     @property
     def refused(self) -> bool:

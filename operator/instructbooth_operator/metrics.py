@@ -26,6 +26,7 @@ RECONCILE_SECONDS = Histogram(
 )
 RESTARTS = Counter("instructbooth_stage_restarts_total", "Gang restarts by who is charged.", ["stage", "cause"])
 LOOP_LAG = Gauge("instructbooth_event_loop_lag_seconds", "How late the event loop was at its last heartbeat.")
+LOOP_TASKS = Gauge("instructbooth_event_loop_tasks", "Tasks of the event loop; one that never ends would add up.")
 WATCH_LAG = Gauge("instructbooth_watch_lag_seconds", "For how long a change that is known is missing from the watch.")
 LEADER = Gauge("instructbooth_leader", "1 if this replica works, 0 if it waits for the Lease.")
 QUEUE = Gauge("instructbooth_queue_depth", "Jobs waiting for a worker.")

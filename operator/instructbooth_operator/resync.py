@@ -10,7 +10,7 @@ from instructbooth_operator.api import Api
 from instructbooth_operator.cache import Cache, JsonObject, Key, version
 from instructbooth_operator.errors import ApiError
 from instructbooth_operator.freshness import Freshness
-from instructbooth_operator.metrics import LOOP_LAG, WATCH_LAG
+from instructbooth_operator.metrics import LOOP_LAG, LOOP_TASKS, WATCH_LAG
 from instructbooth_operator.resources import IBJ, JOBS, Resource
 from instructbooth_operator.workqueue import WorkQueue
 
@@ -56,6 +56,7 @@ class Resync:
             before = loop.time()
             await asyncio.sleep(HEARTBEAT_SECONDS)
             LOOP_LAG.set(max(0.0, loop.time() - before - HEARTBEAT_SECONDS))
+            LOOP_TASKS.set(len(asyncio.all_tasks()))
             WATCH_LAG.set(self._freshness.lag())
             age = loop.time() - last
             if age >= seconds or (self._freshness.lag() > SUSPICIOUS_SECONDS and age >= SUSPICIOUS_SECONDS):

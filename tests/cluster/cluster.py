@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Raises the cluster that the tests and the demo run on, and takes it down.
 
-    cluster.py build                    build the binaries from pinned source (cached)
+    cluster.py build [--peers]          build the binaries from pinned source (cached); the peers' too
     cluster.py up [--images NAME ...]   from a bare machine, or from anywhere on the way, to two Ready nodes
     cluster.py images [NAME ...]        build what changed of our images and hand it to the nodes
     cluster.py kubeconfig               print the path of the kubeconfig and nothing else
@@ -46,7 +46,7 @@ def kind_of_cluster() -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    verbs.add_parser("build")
+    verbs.add_parser("build").add_argument("--peers", action="store_true")
     verbs.add_parser("up").add_argument("--images", dest="names", nargs="*", metavar="NAME", default=())
     verbs.add_parser("images").add_argument("names", nargs="*", metavar="NAME")
     verbs.add_parser("kubeconfig")
@@ -68,7 +68,8 @@ def act(options: argparse.Namespace) -> None:
     kind = kind_of_cluster()
     names = _image_names(getattr(options, "names", ()))
     if options.verb == "build":
-        with locked(CACHE / "cluster.lock"), toolchain.Builds() as builds:
+        tools = (*toolchain.TOOLS, *(toolchain.PEERS if options.peers else ()))
+        with locked(CACHE / "cluster.lock"), toolchain.Builds(tools) as builds:
             builds.wait()
     elif options.verb in ("kubeconfig", "env"):
         path = KUBECONFIG if kind == "own" else elsewhere.kubeconfig(kind)

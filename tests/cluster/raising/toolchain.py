@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +71,12 @@ TOOLS = (
     Tool("kubeconform", _same("kubeconform")),
 )
 
+#: What benchmarks compare us with; no cluster needs them.
+PEERS = (
+    Tool("jobset", _same("jobset")),
+    Tool("kubeflow-trainer", _same("trainer-controller-manager")),
+)
+
 
 def binary(name: str) -> Path:
     """The path of a built binary; raises ClusterError when it has not been built."""
@@ -108,14 +115,14 @@ def build(tool: Tool, go_version: str) -> None:
 
 
 class Builds:
-    """All tools being built in the background, one after the other: the Go compiler uses all cores by itself."""
+    """The tools being built in the background, one after the other: the Go compiler uses all cores by itself."""
 
-    def __init__(self) -> None:
+    def __init__(self, tools: Sequence[Tool] = TOOLS) -> None:
         if shutil.which("go") is None:
             raise ClusterError("no `go` on PATH; the cluster is built from source and needs Go 1.26 or newer")
         version = run(["go", "version"]).strip()
         self._pool = ThreadPoolExecutor(max_workers=1)
-        self._results = {tool.name: self._pool.submit(build, tool, version) for tool in TOOLS}
+        self._results = {tool.name: self._pool.submit(build, tool, version) for tool in tools}
 
     def __enter__(self) -> Builds:
         return self

@@ -53,27 +53,20 @@ class ControlPlane:
     def start(self) -> None:
         """Start everything and wait until the API server is ready."""
         (self.folder / "tokens.csv").write_text(TOKENS)
-        subprocess.run(["openssl", "genrsa", "-out", self.folder / "sa.key", "2048"], check=True, capture_output=True)
         for user in ("admin", "operator", "controllers"):
             self.kubeconfig(user).write_text(yaml.safe_dump(self._kubeconfig(user)))
         self.start_etcd()
         self.start_api_server()
         self._spawn(
             "kube-controller-manager",
-            f"--kubeconfig={self.kubeconfig('controllers')}",
-            f"--secure-port={self.manager_port}",
-            "--bind-address=127.0.0.1",
-            "--leader-elect=false",
-            # As in a real cluster, each controller has the rights that RBAC gives it, and no more.
-            "--use-service-account-credentials=true",
-            f"--service-account-private-key-file={self.folder}/sa.key",
+            *self.controller_manager_flags(),
             "--kube-api-qps=500",  # many jobs at a time: at its default of 20 it would be what is measured
             "--kube-api-burst=1000",
             "--controllers=job-controller,garbage-collector-controller,namespace-controller,serviceaccount-controller",
         )
 
-    def start_etcd(self) -> None:
-        """Start etcd; its data outlive its process."""
+    def start_etcd(self, *flags: str) -> None:
+        """Start etcd, which never waits for the disk; its data outlive its process."""
         client, peer = f"http://127.0.0.1:{self.etcd_port}", f"http://127.0.0.1:{self.peer_port}"
         self._spawn(
             "etcd",
@@ -85,12 +78,32 @@ class ControlPlane:
             f"--initial-advertise-peer-urls={peer}",
             f"--initial-cluster=default={peer}",
             "--log-level=error",
+            *flags,
         )
+
+    def controller_manager_flags(self) -> list[str]:
+        """Flags of the controller manager, except for which controllers it runs."""
+        return [
+            f"--kubeconfig={self.kubeconfig('controllers')}",
+            f"--secure-port={self.manager_port}",
+            "--bind-address=127.0.0.1",
+            "--leader-elect=false",
+            # As in a real cluster, each controller has the rights that RBAC gives it, and no more.
+            "--use-service-account-credentials=true",
+            f"--service-account-private-key-file={self.folder}/sa.key",
+        ]
 
     def start_api_server(self) -> None:
         """Start the API server and wait until it is ready."""
-        self._spawn(
-            "kube-apiserver",
+        if not (self.folder / "sa.key").exists():
+            key = ["openssl", "genrsa", "-out", str(self.folder / "sa.key"), "2048"]
+            subprocess.run(key, check=True, capture_output=True)
+        self._spawn("kube-apiserver", *self.api_server_flags())
+        self.wait("the API server", self.ready, 300)
+
+    def api_server_flags(self) -> list[str]:
+        """Flags of the API server."""
+        return [
             f"--etcd-servers=http://127.0.0.1:{self.etcd_port}",
             f"--secure-port={self.port}",
             "--bind-address=127.0.0.1",
@@ -101,8 +114,7 @@ class ControlPlane:
             "--service-account-issuer=https://kubernetes.default.svc",
             f"--service-account-key-file={self.folder}/sa.key",
             f"--service-account-signing-key-file={self.folder}/sa.key",
-        )
-        self.wait("the API server", self.ready, 120)
+        ]
 
     def stop(self, *names: str) -> None:
         """Stop the named processes, or all, in the reverse order of their start."""
@@ -150,16 +162,21 @@ class ControlPlane:
 
     def ready(self) -> bool:
         """Whether the API server serves."""
+        ready = urllib.request.Request(f"{self.url}/readyz", headers={"Authorization": "Bearer admin"})
         try:
-            self.request("GET", "/apis/apps/v1")
+            # Before that some of Kubernetes' own roles are missing, and a controller manager that starts gives up.
+            urllib.request.urlopen(ready, context=self._tls, timeout=30).close()
             self.request("GET", "/api/v1/namespaces/default")
         except (Refused, OSError):
             return False
         return True
 
     def _spawn(self, name: str, *flags: str) -> None:
+        self._run(name, [binary(name), *flags])
+
+    def _run(self, name: str, command: list[str], environment: dict[str, str] | None = None) -> None:
         with (self.folder / f"{name}.log").open("ab") as log:
-            self._processes[name] = subprocess.Popen([binary(name), *flags], stdout=log, stderr=log, cwd=self.folder)
+            self._processes[name] = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.folder, env=environment)
 
     def _kubeconfig(self, user: str) -> JsonObject:
         cluster = {"server": self.url, "insecure-skip-tls-verify": True}

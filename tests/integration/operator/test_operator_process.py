@@ -57,9 +57,9 @@ def test_three_stages_succeed(bench: Bench, operator: Operator, rank0: Rank0) ->
         operator.metric(f'instructbooth_api_requests_total{{code="{code}",resource="{resource}",verb="{verb}"}}')
         for code in ("200", "201")
         for resource, verb in (
-            ("configmaps", "apply"),
-            ("services", "apply"),
-            ("jobs", "apply"),
+            ("configmaps", "post"),
+            ("services", "post"),
+            ("jobs", "post"),
             ("instructboothjobs", "patch"),
         )
     )

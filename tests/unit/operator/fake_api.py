@@ -53,10 +53,6 @@ class FakeApi:
             raise ApiError(409, "AlreadyExists", "there is one")
         return self.put(resource, deepcopy(manifest))
 
-    async def apply(self, resource: Resource, manifest: JsonObject) -> JsonObject:
-        self._serve("apply", resource, manifest["metadata"]["name"])
-        return self.put(resource, deepcopy(manifest))
-
     async def patch(
         self, resource: Resource, namespace: str, name: str, patch: JsonObject, subresource: str = ""
     ) -> JsonObject:

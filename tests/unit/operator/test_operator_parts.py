@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 import pytest
 
 from instructbooth.contract import API_VERSION, KIND
-from instructbooth_operator.api import RateLimit
+from instructbooth_operator.api import RateLimit, proxy_of_environment
 from instructbooth_operator.cache import Cache, Key
 from instructbooth_operator.freshness import Freshness
 from instructbooth_operator.workqueue import WorkQueue
@@ -159,3 +160,29 @@ def test_the_rate_is_bounded_but_for_one_second_s_worth() -> None:
         return clock() - start
 
     assert asyncio.run(scenario()) > 0.15
+
+
+def test_the_environment_s_proxy_is_used_unless_it_says_no(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    assert proxy_of_environment("https://10.0.0.1:6443") is None
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy:3128")
+    assert proxy_of_environment("https://10.0.0.1:6443") == "http://proxy:3128"
+    assert proxy_of_environment("http://10.0.0.1:6443") is None
+    monkeypatch.setenv("NO_PROXY", "10.0.0.1,.svc")
+    assert proxy_of_environment("https://10.0.0.1:6443") is None
+
+
+def test_what_many_jobs_say_is_held_once() -> None:
+    def arrived(number: int) -> dict[str, Any]:
+        meta = {"name": f"j{number}", "namespace": "lab", "uid": str(number), "resourceVersion": "1"}
+        text = json.dumps({"kind": KIND, "metadata": meta, "spec": {"className": "mascot", "prompts": ["a {subject}"]}})
+        return dict(json.loads(text))
+
+    cache = Cache()
+    for number in range(2):
+        cache.put(arrived(number))
+    first, second = (cache.jobs()[number]["spec"] for number in range(2))
+    assert first == second
+    assert all(a is b for a, b in zip(first, second, strict=True))
+    assert first["prompts"][0] is second["prompts"][0]

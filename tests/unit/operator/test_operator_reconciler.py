@@ -147,7 +147,7 @@ def test_a_status_is_not_written_over_somebody_else_s(rig: Rig) -> None:
 
 @pytest.mark.parametrize("number", range(5))
 def test_after_any_failed_write_the_next_pass_goes_on(rig: Rig, number: int) -> None:
-    writes = [("apply", "configmaps"), ("apply", "services"), ("apply", "jobs")]
+    writes = [("create", "configmaps"), ("create", "services"), ("create", "jobs")]
     writes += [("patch", "instructboothjobs"), ("create", "events")]
     rig.fails(writes[number], error=ApiError(500, "InternalError", "etcd is away"))
     with pytest.raises(ApiError):
@@ -209,6 +209,53 @@ def test_a_child_of_an_earlier_life_is_waited_for(rig: Rig) -> None:
         rig.reconcile()
 
 
+def test_what_an_earlier_pass_created_is_found_by_its_name(rig: Rig) -> None:
+    """The operator was killed after each create and before the status: nothing is created twice, nothing is refused."""
+    rig.fails(("patch", "instructboothjobs"), error=RuntimeError("killed"))
+    with pytest.raises(RuntimeError):
+        rig.reconcile()
+    rig.cache = Cache()
+    rig.tell()
+    rig.restart()
+    rig.reconcile()
+    assert rig.api.names(JOBS) == [P1]
+    assert rig.status()["stages"][0]["jobName"] == P1
+
+
+def test_a_name_that_is_free_again_is_tried_again(rig: Rig) -> None:
+    rig.fails(("create", "jobs"), error=ApiError(409, "AlreadyExists", "it is being deleted"))
+    with pytest.raises(ApiError) as raised:
+        rig.reconcile()
+    assert raised.value.conflict
+    rig.reconcile()
+    assert rig.api.names(JOBS) == [P1]
+
+
+def test_a_stranger_s_service_is_left_alone(rig: Rig) -> None:
+    rig.api.put(SERVICES, {"kind": "Service", "metadata": {"name": "mascot", "namespace": "lab"}, "spec": {"x": 1}})
+    rig.reconcile()
+    assert rig.api.objects[SERVICES.plural, "mascot"]["spec"] == {"x": 1}
+    assert rig.api.names(JOBS) == []
+    blocked = next(c for c in rig.status()["conditions"] if c["type"] == "Blocked")
+    assert blocked["reason"] == "NameTaken"
+
+
+def test_a_later_stage_brings_back_a_service_that_somebody_deleted(rig: Rig) -> None:
+    rig.reconcile()
+    del rig.api.objects[SERVICES.plural, "mascot"]
+    first = deepcopy(rig.api.objects[JOBS.plural, P1])
+    first["status"] = {
+        "conditions": [{"type": "Complete", "status": "True", "lastTransitionTime": "2026-11-23T09:00:00Z"}]
+    }
+    rig.cache.put(rig.api.put(JOBS, first))
+    before = len(rig.api.requests)
+    rig.reconcile()
+    assert rig.api.names(SERVICES) == ["mascot"]
+    assert rig.api.names(JOBS) == [P1, "mascot-reinforce-1"]
+    created = [plural for verb, plural, _ in rig.api.requests[before:] if verb == "create"]
+    assert created == ["services", "jobs", "events", "events"], "the snapshot was there and was not created again"
+
+
 def test_an_event_that_was_posted_before_is_no_error(rig: Rig) -> None:
     rig.fails(("create", "events"), error=ApiError(409, "AlreadyExists", "posted"))
     rig.reconcile()
@@ -225,7 +272,7 @@ def test_a_conflict_that_is_not_about_the_name_is_no_proof_that_an_event_was_pos
 
 def test_the_server_s_wish_to_wait_is_granted(rig: Rig) -> None:
     async def scenario() -> float:
-        rig.fails(("apply", "jobs"), error=ApiError(429, "TooManyRequests", "slow down", retry_after=7))
+        rig.fails(("create", "jobs"), error=ApiError(429, "TooManyRequests", "slow down", retry_after=7))
         rig.queue.add(KEY)
         work = asyncio.create_task(rig.reconciler.work())
         while not rig.queue._timers:
@@ -238,7 +285,7 @@ def test_the_server_s_wish_to_wait_is_granted(rig: Rig) -> None:
 
 def test_one_job_s_trouble_does_not_end_the_worker(rig: Rig) -> None:
     async def scenario() -> None:
-        rig.fails(("apply", "jobs"), error=RuntimeError("a bug"))
+        rig.fails(("create", "jobs"), error=RuntimeError("a bug"))
         rig.queue.add(KEY)
         work = asyncio.create_task(rig.reconciler.work())
         while not rig.queue._timers:

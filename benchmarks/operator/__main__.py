@@ -1,0 +1,55 @@
+"""`make bench-operator N=400`: our operator and Kubeflow Trainer with JobSet, side by side on one control plane.
+
+Each measure is a line on stdout that is one JSON object {name, ours, peer, ratio, unit, jobs, versions}, `floor`
+where bare Jobs were measured too. Everything is written to out/bench-operator/results.json as well, and drawn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+
+from benchmarks.operator.contender import Contender
+from benchmarks.operator.floor import Floor
+from benchmarks.operator.kubeflow import Kubeflow
+from benchmarks.operator.measure import Result, measure, say
+from benchmarks.operator.ours import Ours
+from benchmarks.operator.plane import BenchPlane, running
+from benchmarks.operator.plot import picture
+from benchmarks.operator.report import rows
+
+CONTENDERS: dict[str, type[Contender]] = {kind.name: kind for kind in (Ours, Kubeflow, Floor)}
+SECONDS_PER_JOB, SECONDS_AT_LEAST = 1.0, 300.0
+
+
+def compare(plane: BenchPlane, count: int, names: list[str]) -> dict[str, Result]:
+    """All contenders in turn, each alone with the control plane."""
+    limit = max(SECONDS_AT_LEAST, SECONDS_PER_JOB * count)
+    return {name: measure(CONTENDERS[name](plane), count, limit) for name in names}
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--jobs", type=int, nargs="+", default=[400], metavar="N")
+    parser.add_argument("--contenders", nargs="+", choices=list(CONTENDERS), default=list(CONTENDERS))
+    parser.add_argument("--out", type=Path, default=Path("out/bench-operator"))
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    results, lines = [], []
+    for count in options.jobs:
+        with tempfile.TemporaryDirectory(prefix="bench-operator-") as folder, running(Path(folder)) as plane:
+            say(f"a control plane with {count} jobs to come")
+            got = compare(plane, count, options.contenders)
+        results += [result.as_json() for result in got.values()]
+        for line in rows(got.get("ours"), got.get("kubeflow"), got.get("floor")):
+            print(json.dumps(line), flush=True)
+            lines.append(line)
+        (options.out / "results.json").write_text(json.dumps({"results": results, "measures": lines}, indent=1))
+        (options.out / "results.svg").write_text(picture(lines))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""From raw numbers to measures. Nothing here starts, waits or asks."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+WRITES = frozenset({"create", "update", "patch", "delete", "deletecollection"})
+# Leader election writes by the clock, not by the job.
+CLOCKWORK = frozenset({"leases"})
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The value below which a share of the values lies, interpolated between neighbours; nan of nothing."""
+    if not values:
+        return math.nan
+    ordered = sorted(values)
+    place = share * (len(ordered) - 1)
+    low = math.floor(place)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
+
+
+def buckets(text: str, metric: str) -> dict[float, float]:
+    """A Prometheus histogram out of a scrape, summed over all labels: cumulative counts by upper bound."""
+    found: dict[float, float] = {}
+    for line in text.splitlines():
+        if line.startswith(f"{metric}_bucket{{"):
+            labels, _, value = line.rpartition(" ")
+            bound = labels.split('le="')[1].split('"')[0]
+            found[float(bound)] = found.get(float(bound), 0.0) + float(value)
+    return found
+
+
+def quantile(before: Mapping[float, float], after: Mapping[float, float], share: float) -> float:
+    """A quantile of what a histogram took in between two scrapes, as Prometheus interpolates it; nan of nothing."""
+    counts = {bound: after[bound] - before.get(bound, 0.0) for bound in sorted(after)}
+    total = counts.get(math.inf, 0.0)
+    lower, below = 0.0, 0.0
+    for bound, count in counts.items():
+        if total and count >= share * total:
+            if math.isinf(bound):
+                return lower
+            return lower + (bound - lower) * ((share * total - below) / (count - below) if count > below else 0.0)
+        lower, below = bound, count
+    return math.nan
+
+
+def requests(lines: Iterable[str], namespaces: Sequence[str]) -> Counter[str]:
+    """Requests by `verb resource`, from an audit log, of the ServiceAccounts of some namespaces. Watches do not end."""
+    found: Counter[str] = Counter()
+    owners = tuple(f"system:serviceaccount:{namespace}:" for namespace in namespaces)
+    for line in lines:
+        event: dict[str, Any] = json.loads(line)
+        if not event["user"].get("username", "").startswith(owners) or "objectRef" not in event:
+            continue
+        ref = event["objectRef"]
+        resource = "/".join(filter(None, (ref.get("resource"), ref.get("subresource"))))
+        if event["verb"] != "watch" and resource:
+            found[f"{event['verb']} {resource}"] += 1
+    return found
+
+
+def writes(counted: Mapping[str, int]) -> int:
+    """Writes of everything but events and leases."""
+    return sum(count for name, count in counted.items() if _kind(name) == "write")
+
+
+def events(counted: Mapping[str, int]) -> int:
+    """Writes of events."""
+    return sum(count for name, count in counted.items() if _kind(name) == "event")
+
+
+def reads(counted: Mapping[str, int]) -> int:
+    """Reads of everything but leases."""
+    return sum(count for name, count in counted.items() if _kind(name) == "read")
+
+
+def _kind(name: str) -> str:
+    verb, _, resource = name.partition(" ")
+    base = resource.partition("/")[0]
+    if base in CLOCKWORK:
+        return "clockwork"
+    if verb not in WRITES:
+        return "read"
+    return "event" if base == "events" else "write"
+
+
+def row(
+    name: str, ours: float | None, peer: float | None, unit: str, versions: Mapping[str, str], **more: Any
+) -> dict[str, Any]:
+    """One measure, side by side. `ratio` is ours / peer, null where one is missing or theirs is zero."""
+    known = ours is not None and peer is not None and not math.isnan(ours) and not math.isnan(peer) and peer != 0
+    return {
+        "name": name,
+        "ours": rounded(ours),
+        "peer": rounded(peer),
+        "ratio": rounded(ours / peer) if known and ours is not None and peer is not None else None,
+        "unit": unit,
+        **more,
+        "versions": dict(versions),
+    }
+
+
+def rounded(value: float | None) -> float | None:
+    """Four significant digits; None for what is not a number (JSON has none)."""
+    if value is None or math.isnan(value):
+        return None
+    return float(f"{value:.4g}")
