@@ -25,7 +25,7 @@ METRICS = [
 ]
 
 
-def instructbooth(*words: str | Path) -> subprocess.CompletedProcess[str]:
+def instructbooth(*words: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "instructbooth.cli.main", *map(str, words)]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
     return subprocess.run(command, capture_output=True, text=True, check=False, env=env)

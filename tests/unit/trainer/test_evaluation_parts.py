@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from instructbooth.artifacts.commit import commit, fetch
 from instructbooth.artifacts.errors import StorageUnavailable
 from instructbooth.artifacts.local import LocalStore
 from instructbooth.contract import Stage
@@ -61,7 +62,8 @@ def content(folder: Path) -> dict[str, bytes]:
 def test_what_is_kept_is_not_drawn_again_and_the_output_is_the_same(lab, job, monkeypatch, caplog):
     calm = content(attempt(lab, job, 3))
     assert len(parts(lab, job, 3)) == 6
-    keep, calls = evaluation_parts.Parts.keep, []
+    keep = evaluation_parts.Parts.keep
+    calls: list[tuple[str, int]] = []
 
     def dying(self, key, pictures, pngs):
         if len(calls) == 3:
@@ -97,9 +99,9 @@ def test_a_damaged_part_and_one_drawn_otherwise_are_drawn_anew(lab, job, caplog)
     other = json.loads((folder / "reinforced/000/part.json").read_text())
     other["drawing"]["threads"] += 1
     fresh = lab.root / f"{job.uid}-other"
-    evaluation_parts.fetch(_store(lab), f"test/tiny/{job.uid}/evaluate/1/parts/reinforced/000/", fresh)
+    fetch(_store(lab), f"test/tiny/{job.uid}/evaluate/1/parts/reinforced/000/", fresh)
     (fresh / "part.json").write_text(json.dumps(other))
-    evaluation_parts.commit(_store(lab), fresh, f"test/tiny/{job.uid}/evaluate/1/parts/reinforced/000/")
+    commit(_store(lab), fresh, f"test/tiny/{job.uid}/evaluate/1/parts/reinforced/000/")
     with caplog.at_level(logging.WARNING):
         assert content(attempt(lab, job, 2)) == calm
     assert parts(lab, job, 2) == {"base/001", "reinforced/000"}
