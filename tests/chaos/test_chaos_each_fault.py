@@ -34,7 +34,7 @@ CASES = {
     "504 though the gang was deleted": Once(OLD_GANG, 0, Fault(Kind.LOSE, 504)),
     "reset before a child is created": Once(SECOND_GANG, 0, Fault(Kind.RESET)),
     "reset after a child is created": Once(SECOND_GANG, 0, Fault(Kind.RESET_AFTER)),
-    "the dead operator's status comes late": Once(STATUS, 0, Fault(Kind.LATE, seconds=2.0)),
+    "the dead operator's status comes late": Once(STATUS, 0, Fault(Kind.LATE, seconds=5.0)),
     "the dead operator's child comes late": Once(SECOND_GANG, 0, Fault(Kind.LATE, seconds=2.0)),
     "the dead operator's deletion comes late": Once(OLD_GANG, 0, Fault(Kind.LATE, seconds=2.0)),
     "500 to an event": Once(TOLD, 0, Fault(Kind.REFUSE, 500), times=2),
