@@ -42,7 +42,7 @@ class Shape:
     @property
     def latent_side(self) -> int:
         """Side of the latents."""
-        return self.resolution // 2 ** (len(self.vae_widths) - 1)
+        return self.resolution >> (len(self.vae_widths) - 1)
 
 
 SHAPES = {
