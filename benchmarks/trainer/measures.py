@@ -32,16 +32,18 @@ def compare(
     The rate's further numbers have the processors' seconds for each, which other work on the machine disturbs less.
     """
     sides = dict(zip(("ours", "peer", "floor"), results, strict=True))
-    rates = [count / typical(kept) if kept else None for kept in results]
-    peaks = [max(result.peak_mib for result in kept) if kept else None for kept in results]
+    ours, peer, floor = (count / typical(kept) if kept else None for kept in results)
     cpu = {
         f"{side}_cpu_s": round(median(s for r in kept for s in r.cpu_seconds), 4)
         for side, kept in sides.items()
         if kept
     }
     told = versions(*results[:2])
-    yield Measure(f"{name}_{unit.replace('/', '_per_')}", unit, *rates, reason=reason, more=cpu, versions=told)
-    yield Measure(f"{name}_peak_mib", "MiB", *peaks, higher_is_better=False, reason=reason, versions=told)
+    rate = f"{name}_{unit.replace('/', '_per_')}"
+    yield Measure(rate, unit, ours, peer, floor, reason=reason, more=cpu, versions=told)
+    ours, peer, floor = (max(result.peak_mib for result in kept) if kept else None for kept in results)
+    peak = f"{name}_peak_mib"
+    yield Measure(peak, "MiB", ours, peer, floor, higher_is_better=False, reason=reason, versions=told)
 
 
 def versions(ours: Sequence[Result], peer: Sequence[Result]) -> dict[str, str]:
