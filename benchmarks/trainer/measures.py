@@ -127,8 +127,9 @@ class Trainer:
         run([STAGE], work.threads, [env])
         return time.perf_counter() - began
 
-    def reinforce(self, name: str, work: Workload, updates: int = 1) -> Iterator[Measure]:
+    def reinforce(self, name: str, guidance: float = 1.0, updates: int = 1) -> Iterator[Measure]:
         """Pictures a second, drawn, scored and trained on, and memory."""
+        work = dataclasses.replace(self._work, guidance=guidance)
         reason = self._peers.no_trl if updates == 1 else "TRL's loop is measured with one update an epoch"
         results = self._rounds_of(
             lambda _: self._ours("reinforce", work, Stage.REINFORCE, self._uid(), updates=updates),
