@@ -10,19 +10,19 @@ versions}. docs/benchmarks.md says what each one is. A peer that is not there gi
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import os
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from benchmarks.measure import Measure
 from benchmarks.trainer.job import Bench
 from benchmarks.trainer.measures import Trainer
-from benchmarks.trainer.models import SHAPES, random_pipeline
+from benchmarks.trainer.models import SHAPES, four_channels, random_pipeline
 from benchmarks.trainer.sides import Peers
 
 MINIATURE = "miniature"
@@ -53,24 +53,27 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
 
 def measures(given: argparse.Namespace, folder: Path) -> Iterator[Measure]:
     """Everything that was asked for, one after the other."""
-    model, resolution, sizes = None, RESOLUTION, {}
+    model, resolution, sizes = None, RESOLUTION, dict[str, Any]()
     if given.model != MINIATURE:
         shape = SHAPES[given.model]
         model, resolution = random_pipeline(folder / given.model, shape), shape.resolution
         sizes = SMALL if given.model == "tiny" else LARGE
-    bench = Bench(folder, model)
-    work = bench.workload(
-        resolution, device=given.device, dtype=given.dtype, threads=given.threads, epochs=given.epochs, **sizes
-    )
-    trainer = Trainer(bench, work, Peers(given.peers_python, given.examples), given.rounds)
+    sizes |= {"device": given.device, "dtype": given.dtype, "threads": given.threads, "epochs": given.epochs}
+
+    def trainer_on(place: Path, model: Path | None) -> Trainer:
+        bench = Bench(place, model)
+        work = bench.workload(resolution, **sizes)
+        return Trainer(bench, work, Peers(given.peers_python, given.examples), given.rounds)
+
     if "personalize" in given.only:
-        yield from trainer.personalize()
+        yield from trainer_on(folder / "personalize", model or four_channels(folder / "four-channels")).personalize()
+    trainer = trainer_on(folder / "reinforce", model)
     if "reinforce" in given.only:
-        yield from trainer.reinforce("reinforce", work)
+        yield from trainer.reinforce("reinforce")
     if "guided" in given.only:
-        yield from trainer.reinforce("reinforce_guided", dataclasses.replace(work, guidance=3.0))
+        yield from trainer.reinforce("reinforce_guided", guidance=3.0)
     if "updates" in given.only:
-        yield from trainer.reinforce("reinforce_two_updates", work, updates=2)
+        yield from trainer.reinforce("reinforce_two_updates", updates=2)
     if "parts" in given.only:
         yield trainer.parts()
     if "update" in given.only:

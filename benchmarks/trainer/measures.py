@@ -23,23 +23,27 @@ NO_GANG = "TRL is not measured in two processes"
 
 
 def compare(
-    name: str, unit: str, count: float, ours: list[Result], peer: list[Result], floor: list[Result], reason: str | None
+    name: str, unit: str, count: float, results: Sequence[list[Result]], reason: str | None
 ) -> Iterator[Measure]:
     """A rate, `count` per median seconds, and the peak memory of the same processes.
 
+    Results are ours, the peer's and the floor's; an empty list is a side that was not measured.
+
     The rate's further numbers have the processors' seconds for each, which other work on the machine disturbs less.
     """
-    sides = {"ours": ours, "peer": peer, "floor": floor}
-    rates = {side: count / typical(results) if results else None for side, results in sides.items()}
-    peaks = {side: max(r.peak_mib for r in results) if results else None for side, results in sides.items()}
+    sides = dict(zip(("ours", "peer", "floor"), results, strict=True))
+    ours, peer, floor = (count / typical(kept) if kept else None for kept in results)
     cpu = {
-        f"{side}_cpu_s": round(median(s for r in results for s in r.cpu_seconds), 4)
-        for side, results in sides.items()
-        if results
+        f"{side}_cpu_s": round(median(s for r in kept for s in r.cpu_seconds), 4)
+        for side, kept in sides.items()
+        if kept
     }
-    told = versions(ours, peer)
-    yield Measure(f"{name}_{unit.replace('/', '_per_')}", unit, **rates, reason=reason, more=cpu, versions=told)
-    yield Measure(f"{name}_peak_mib", "MiB", **peaks, higher_is_better=False, reason=reason, versions=told)
+    told = versions(*results[:2])
+    rate = f"{name}_{unit.replace('/', '_per_')}"
+    yield Measure(rate, unit, ours, peer, floor, reason=reason, more=cpu, versions=told)
+    ours, peer, floor = (max(result.peak_mib for result in kept) if kept else None for kept in results)
+    peak = f"{name}_peak_mib"
+    yield Measure(peak, "MiB", ours, peer, floor, higher_is_better=False, reason=reason, versions=told)
 
 
 def versions(ours: Sequence[Result], peer: Sequence[Result]) -> dict[str, str]:
@@ -103,7 +107,7 @@ class Trainer:
             None if reason else script,
             lambda _: self._elsewhere(FLOOR, "personalize", work)[0],
         )
-        yield from compare("personalize", "steps/s", 1, *results, reason)
+        yield from compare("personalize", "steps/s", 1, results, reason)
         stages = [self._whole_stage() for _ in range(self._rounds)]
         yield Measure(
             "personalize_stage_s",
@@ -123,15 +127,16 @@ class Trainer:
         run([STAGE], work.threads, [env])
         return time.perf_counter() - began
 
-    def reinforce(self, name: str, work: Workload, updates: int = 1) -> Iterator[Measure]:
+    def reinforce(self, name: str, guidance: float = 1.0, updates: int = 1) -> Iterator[Measure]:
         """Pictures a second, drawn, scored and trained on, and memory."""
+        work = dataclasses.replace(self._work, guidance=guidance)
         reason = self._peers.no_trl if updates == 1 else "TRL's loop is measured with one update an epoch"
         results = self._rounds_of(
             lambda _: self._ours("reinforce", work, Stage.REINFORCE, self._uid(), updates=updates),
             None if reason else lambda _: self._elsewhere(TRL, "reinforce", work)[0],
             lambda _: self._elsewhere(FLOOR, "reinforce", work)[0],
         )
-        yield from compare(name, "images/s", work.pictures, *results, reason)
+        yield from compare(name, "images/s", work.pictures, results, reason)
         if name == "reinforce":
             yield self._checkpoints(results[0])
 

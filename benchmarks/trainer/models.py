@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,13 +43,27 @@ class Shape:
     @property
     def latent_side(self) -> int:
         """Side of the latents."""
-        return self.resolution // 2 ** (len(self.vae_widths) - 1)
+        return self.resolution >> (len(self.vae_widths) - 1)
 
 
 SHAPES = {
     "sd15-shaped": Shape((320, 640, 1280, 1280), 2, 8, 32, 768, 12, 77, (128, 256, 512, 512), 512),
     "tiny": Shape((32, 64), 1, 4, 8, 32, 1, 16, (8, 8, 8), 32),
 }
+
+
+def four_channels(folder: Path) -> Path:
+    """Write the miniature model with four channels of latents in place of its six, and random weights in U-Net and VAE.
+
+    diffusers' script takes six channels of output for a prediction with its variance, and cannot train the model itself.
+    """
+    base = WEIGHTS / "pipeline"
+    shutil.copytree(base, folder, ignore=shutil.ignore_patterns("unet", "vae"))
+    torch.manual_seed(0)
+    unet, vae = (json.loads((base / part / "config.json").read_text()) for part in ("unet", "vae"))
+    UNet2DConditionModel.from_config({**unet, "in_channels": 4, "out_channels": 4}).save_pretrained(folder / "unet")
+    AutoencoderKL.from_config({**vae, "latent_channels": 4}).save_pretrained(folder / "vae")
+    return folder
 
 
 def random_pipeline(folder: Path, shape: Shape) -> Path:

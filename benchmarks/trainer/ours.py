@@ -103,7 +103,7 @@ def reinforce_update(work: Workload, clock: Clock, output: Path) -> None:
     def spy(pairs: Any, epoch: int) -> dict[str, float]:
         with torch.no_grad():
             index = torch.arange(len(pairs.steps), device=stage.model.device)
-            log_probs = torch.cat([stage.log_prob(pairs, rows)[0] for rows in index.split(work.train_batch)])
+            log_probs = torch.cat([stage.log_prob(pairs, rows)[0] for rows in torch.split(index, work.train_batch)])
         samples: dict[str, Tensor] = {
             "latents": pairs.latents,
             "next_latents": pairs.next_latents,

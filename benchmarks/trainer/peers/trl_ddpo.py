@@ -65,9 +65,9 @@ def update(work: Workload, clock: Clock, given: Path, output: Path) -> None:
     set_peft_model_state_dict(unet, before)
     made.sd_pipeline.scheduler.set_timesteps(work.sampling_steps)
     pairs = {name.removeprefix("pairs."): tensor for name, tensor in tensors.items() if name.startswith("pairs.")}
-    pairs = {name: tensor.unflatten(0, (-1, count)) for name, tensor in pairs.items()}
+    pairs = {name: tensor.reshape(-1, count, *tensor.shape[1:]) for name, tensor in pairs.items()}
     pairs |= {name: pairs[name][:, 0] for name in ("advantages", "prompt_embeds")}  # the same for all of a picture
-    columns = {name: tensor.split(work.train_batch) for name, tensor in pairs.items()}
+    columns = {name: torch.split(tensor, work.train_batch) for name, tensor in pairs.items()}
     batches = [{name: column[row] for name, column in columns.items()} for row in range(len(columns["latents"]))]
     unet.train()
     clock.laps(lambda number: made._train_batched_samples(0, number, 0, batches), 0, 1)

@@ -78,7 +78,7 @@ def test_rates_and_memory_of_three_sides():
     ours = [Result([2.0, 4.0, 2.0], [3.0], 100.0, versions={"torch": "1"}), Result([2.0], [3.0], 120.0)]
     peer = [Result([4.0], [5.0], 200.0, versions={"torch": "2", "trl": "3"})]
     floor = [Result([1.0], [1.0], 80.0)]
-    rate, memory = (row(measure) for measure in compare("loop", "images/s", 8, ours, peer, floor, None))
+    rate, memory = (row(measure) for measure in compare("loop", "images/s", 8, [ours, peer, floor], None))
     assert (rate["name"], rate["ours"], rate["peer"], rate["floor"]) == ("loop_images_per_s", 4, 2, 8)
     assert (rate["ratio"], rate["ours_of_floor"], rate["ours_cpu_s"], rate["peer_cpu_s"]) == (2, 0.5, 3, 5)
     assert (memory["ours"], memory["peer"], memory["ratio"]) == (120, 200, 1.667)
@@ -86,7 +86,7 @@ def test_rates_and_memory_of_three_sides():
 
 
 def test_an_absent_peer_is_null():
-    rate, memory = (row(m) for m in compare("loop", "images/s", 8, [Result([2.0], [3.0], 9.0)], [], [], "none here"))
+    rate, memory = (row(m) for m in compare("loop", "images/s", 8, [[Result([2.0], [3.0], 9.0)], [], []], "none here"))
     assert (rate["peer"], rate["ratio"], memory["peer"], memory["ratio"]) == (None, None, None, None)
     assert rate["reason"] == memory["reason"] == "none here"
     assert versions([], []) == {}
