@@ -26,8 +26,8 @@ from instructbooth_trainer.runtime.environment import PodEnvironment
 from instructbooth_trainer.runtime.stop import StopFlag
 from instructbooth_trainer.runtime.worker import make_context
 from tests.unit.trainer.harness import BUCKET, Lab, published
+from tests.unit.trainer.second_stage import Killed, kill_at_update
 from tests.unit.trainer.test_diffusion import disturb
-from tests.unit.trainer.test_recipes import Killed, kill_at_update
 from tests.unit.trainer.tiny import SIZE, TinyWorld
 from tests.unit.trainer.tiny_families import BUILDERS
 

@@ -16,7 +16,7 @@ from instructbooth_trainer.diffusion.adapter import WEIGHTS
 from instructbooth_trainer.recipes.average import AdapterAverage
 from instructbooth_trainer.recipes.plateau import Plateau
 from tests.unit.trainer.harness import Lab, published
-from tests.unit.trainer.test_recipes import Killed, kill_at_update
+from tests.unit.trainer.second_stage import Killed, kill_at_update
 
 PERSONALIZE = Stage.PERSONALIZE
 PLAIN: dict[str, Any] = {"steps": 12, "priorPreservation": {"weight": 0}, "checkpointIntervalSteps": 4}
