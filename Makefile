@@ -8,7 +8,7 @@ export CLUSTER
 
 .DEFAULT_GOAL := help
 .PHONY: help setup cluster cluster-down kubeconfig images demo test lint format types unit integration e2e generate lock \
-        miniature bench
+        miniature bench results results-quick
 
 help: ## Explain the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -77,3 +77,9 @@ miniature: $(STAMP) ## Make the miniature world's weights again, from a seed (ho
 
 bench: $(STAMP) ## What a stage costs, measured on this machine
 	$(BIN)/python -m benchmarks
+
+results: $(STAMP) ## The experiment: run what is missing of it (MINUTES=n: for so long), write docs/results.md
+	$(BIN)/python -m experiments.results $(if $(MINUTES),--minutes $(MINUTES)) $(if $(ONLY),--only $(ONLY))
+
+results-quick: $(STAMP) ## The experiment's main recipes on one subject with one seed
+	$(BIN)/python -m experiments.results --quick $(if $(MINUTES),--minutes $(MINUTES))

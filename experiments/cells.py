@@ -1,16 +1,18 @@
 """One cell of an experiment: a subject, a seed and a recipe, taken through the stages by the trainer itself.
 
-Everything lies in a local store under names made from what went in (spec, weights), so that a second call does only
-what is missing, a changed recipe never meets the files of an old one, and cells that differ in reinforcement alone
-share their personalization.
+Everything lies in a local store under names made from what went in (spec, weights, code), so that a second call does
+only what is missing, a changed recipe never meets the files of an old one, and cells that differ in reinforcement alone
+share their personalization. A stage that is stopped goes on from its last checkpoint.
 """
 
 from __future__ import annotations
 
 import copy
+import fcntl
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -18,12 +20,13 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import yaml
 
+from experiments.versions import code_version
 from instructbooth.artifacts.layout import MANIFEST, RunLayout
-from instructbooth.contract import STAGES, Env, Stage
+from instructbooth.contract import STAGES, Env, ExitCode, Stage
 from instructbooth.spec.job import InstructBoothJobSpec, ResolvedJob
 from instructbooth_miniature.pictures import draw_subject
 from instructbooth_miniature.subjects import HELD_OUT_SUBJECTS
@@ -36,6 +39,10 @@ LINES_OF_LOG = 15
 
 class CellFailed(Exception):
     """A stage of a cell ended with an error; the message holds the end of its log."""
+
+
+class CellStopped(Exception):
+    """A stage was ended because the laboratory was asked to stop; it goes on when it is run again."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +105,11 @@ class Laboratory:
         self.folder = folder
         self.spec: dict[str, Any] = yaml.safe_load(manifest.read_text())["spec"]
         self.bucket: Path = folder / "store" / str(self.spec["artifacts"]["bucket"])
+        self.code = code_version()
         self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        self._children: set[subprocess.Popen[bytes]] = set()
+        self._guard, self._stopped = threading.Lock(), False
+        self._claim: IO[str] | None = None
         files = sorted(WEIGHTS.rglob("*.safetensors"))
         self.weights = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
@@ -117,6 +128,26 @@ class Laboratory:
             draw_subject(name, self.bucket / "subjects" / name)
         (self.folder / "logs").mkdir(exist_ok=True)
 
+    def claim(self) -> None:
+        """Wait until nobody else works in this folder: neither another laboratory, nor the stages a killed one left.
+
+        The stages inherit the lock, so that it is free only when the last of them has ended.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._claim = (self.folder / "lock").open("w")
+        try:
+            fcntl.flock(self._claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"{self.folder} is in use, or a stage of an earlier run ends there; waiting", file=sys.stderr)
+            fcntl.flock(self._claim, fcntl.LOCK_EX)
+
+    def stop(self) -> None:
+        """End the stages that run, each at a checkpoint, and begin no other one. Callable from any thread."""
+        with self._guard:
+            self._stopped = True
+            for child in self._children:
+                child.terminate()
+
     def job(self, cell: Cell) -> ResolvedJob:
         """A cell's resolved job: one process, the seed put in, trained and held-out prompts evaluated."""
         seeds = {"personalization.seed": cell.seed, "reinforcement.seed": cell.seed, "reinforcement.nodes": 1}
@@ -125,7 +156,7 @@ class Laboratory:
         return self._resolved(cell.subject, spec, spec)
 
     def _resolved(self, name: str, spec: Mapping[str, Any], key: object) -> ResolvedJob:
-        text = json.dumps([key, self.weights], sort_keys=True)
+        text = json.dumps([key, self.weights, self.code], sort_keys=True)
         uid = hashlib.sha256(text.encode()).hexdigest()[:16]
         return ResolvedJob(
             namespace=NAMESPACE, name=name, uid=uid, spec=InstructBoothJobSpec.model_validate(dict(spec))
@@ -136,7 +167,7 @@ class Laboratory:
         return self.bucket / RunLayout.of(job).output(stage, 1)
 
     def run(self, cell: Cell) -> Path:
-        """Take a cell through all stages; returns the evaluation's output. Raises CellFailed."""
+        """Take a cell through all stages; returns the evaluation's output. Raises CellFailed, CellStopped."""
         job = self.job(cell)
         wire = job.spec.to_wire()
         first = self._resolved(cell.subject, wire, [wire["subject"], wire["model"], wire["personalization"]])
@@ -151,7 +182,7 @@ class Laboratory:
         return self.output(job, Stage.EVALUATE)
 
     def _stage(self, job: ResolvedJob, stage: Stage) -> None:
-        """Run a stage as the pod would, unless its output is there. Raises CellFailed."""
+        """Run a stage as the pod would, unless its output is there. Raises CellFailed, CellStopped."""
         if (self.output(job, stage) / MANIFEST).exists():
             return
         stem = self.folder / "logs" / f"{job.uid}-{stage.value}"
@@ -167,10 +198,27 @@ class Laboratory:
             "OMP_NUM_THREADS": "1",
         }
         log = stem.with_suffix(".log")
-        with log.open("w") as out:
-            done = subprocess.run(
-                [sys.executable, "-m", "instructbooth_trainer.main"], env=env, stdout=out, stderr=out, check=False
-            )
-        if done.returncode:
+        code = self._run(env, log)
+        if code in (ExitCode.CHECKPOINTED, -signal.SIGTERM):  # the latter before it could listen
+            raise CellStopped(str(stem))
+        if code:
             end = "\n".join(log.read_text().splitlines()[-LINES_OF_LOG:])
-            raise CellFailed(f"{stage.value} ended with code {done.returncode}; the end of {log}:\n{end}")
+            raise CellFailed(f"{stage.value} ended with code {code}; the end of {log}:\n{end}")
+
+    def _run(self, env: Mapping[str, str], log: Path) -> int:
+        """The trainer's exit code. A session of its own: an interrupt of the keyboard is this process's to pass on."""
+        inherited = [self._claim.fileno()] if self._claim else []
+        with log.open("w") as out:
+            with self._guard:
+                if self._stopped:
+                    return ExitCode.CHECKPOINTED
+                child = subprocess.Popen(
+                    [sys.executable, "-m", "instructbooth_trainer.main"],
+                    env=env, stdout=out, stderr=out, start_new_session=True, pass_fds=inherited,
+                )  # fmt: skip
+                self._children.add(child)
+            try:
+                return child.wait()
+            finally:
+                with self._guard:
+                    self._children.discard(child)

@@ -34,6 +34,7 @@ class ExitCode(IntEnum):
     USER_ERROR = 64  # the user's mistake: trying again cannot help
     TRANSIENT = 75  # the surroundings failed (storage, network, a peer): try again, charged to backoffLimit
     CHECKPOINTED = 76  # asked to stop by SIGTERM and saved: try again, charged to disruptionLimit
+    STALLED = 77  # a rank has not moved for too long and ended itself: try again, charged to backoffLimit
 
 
 class Label:
@@ -53,12 +54,15 @@ class Env:
     STAGE = "INSTRUCTBOOTH_STAGE"
     ATTEMPT = "INSTRUCTBOOTH_ATTEMPT"  # 1, 2, ...
     INPUTS = "INSTRUCTBOOTH_INPUTS"  # JSON {stage: attempt that succeeded} of the earlier stages
+    NODES = "INSTRUCTBOOTH_NODES"  # pods of this attempt: the stage's nodes, or fewer down to its minNodes
     COORDINATOR = "INSTRUCTBOOTH_COORDINATOR"  # host name of pod 0
+    STALL_TIMEOUT = "INSTRUCTBOOTH_STALL_TIMEOUT"  # runPolicy.stallTimeoutSeconds when the attempt began; 0: never
     NODE_RANK = "JOB_COMPLETION_INDEX"
     ACCESS_KEY = "INSTRUCTBOOTH_S3_ACCESS_KEY"
     SECRET_KEY = "INSTRUCTBOOTH_S3_SECRET_KEY"
     HUB_TOKEN = "HF_TOKEN"  # the Hugging Face hub's own name for it
     STORE = "INSTRUCTBOOTH_STORE"  # a local folder instead of S3: `instructbooth run` and tests
+    LOG_TAIL = "INSTRUCTBOOTH_LOG_TAIL"  # where a process of a pod keeps its last lines for the launcher, which sets it
     TERMINATION_LOG = "INSTRUCTBOOTH_TERMINATION_LOG"  # where the Outcome is written; the kubelet's path by default
 
 
@@ -96,10 +100,12 @@ class Port:
 
 
 PEER_LOST = "PeerLost"  # Outcome.reason of a process that fell because another one did: never the root cause
+STALLED = "Stalled"  # Outcome.reason, and that of the operator's own watchdog
 
 REWARD_METRIC = "reward_mean"  # in Progress.metrics: mean reward of the epoch, the REWARD column while reinforce runs
 
 TERMINATION_MESSAGE_LIMIT = 4096  # bytes; the kubelet cuts the rest
+LOG_LINES = 20  # of a log that failed, in the status
 
 
 @dataclass(frozen=True)
@@ -112,9 +118,11 @@ class Outcome:
         artifact: address of what the stage made, when it succeeded.
         metrics: final numbers. The evaluation's are keyed `<model>/<metric>`, model being base, personalized or
             reinforced.
+        log: the last lines of the log of a process that failed, as many as fit.
     """
 
     reason: str
     message: str = ""
     artifact: str | None = None
     metrics: dict[str, float] = field(default_factory=dict)
+    log: list[str] = field(default_factory=list)

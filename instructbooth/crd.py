@@ -13,7 +13,7 @@ from pydantic.alias_generators import to_camel
 
 from instructbooth.contract import GROUP, KIND, PLURAL, SHORT_NAME, VERSION
 from instructbooth.spec.base import ApiModel
-from instructbooth.spec.job import InstructBoothJobSpec
+from instructbooth.spec.job import InstructBoothJobSpec, RunPolicy
 from instructbooth.spec.status import InstructBoothJobStatus
 
 Schema = dict[str, Any]
@@ -40,6 +40,13 @@ def crd() -> Schema:
                 rule="self == oldSelf",
                 message="cannot be changed after creation; delete the job or create another one",
             )
+    for name in map(to_camel, RunPolicy.frozen):
+        _add_rule(
+            spec["properties"]["runPolicy"],
+            rule=f"has(self.{name}) == has(oldSelf.{name}) && (!has(self.{name}) || self.{name} == oldSelf.{name})",
+            message="cannot be changed after creation; delete the job or create another one",
+            fieldPath=f".{name}",
+        )
     status = structural(InstructBoothJobStatus)
     status["properties"]["conditions"] |= {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}
     root: Schema = {
@@ -148,7 +155,7 @@ def _convert(node: Schema, defs: dict[str, Schema], models: dict[str, type[ApiMo
     if "items" in node:
         out["items"] = _convert(node["items"], defs, models)
     owner = models.get(node.get("title", "")) if "properties" in node else None
-    for rule in owner.rules if owner else ():
+    for rule in owner.all_rules() if owner else ():
         _add_rule(out, rule=rule.cel, message=rule.message, **({"fieldPath": "." + rule.field} if rule.field else {}))
     return out
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 
 from instructbooth.artifacts.commit import delete_artifact
-from instructbooth.artifacts.layout import RunLayout, parse_checkpoint_manifest
+from instructbooth.artifacts.errors import Corrupt
+from instructbooth.artifacts.layout import RunLayout, parse_checkpoint_manifest, parse_fence
 from instructbooth.artifacts.store import ObjectStore
 from instructbooth.contract import Stage
 
@@ -26,6 +28,34 @@ def list_checkpoints(store: ObjectStore, layout: RunLayout, stage: Stage, attemp
     prefix = layout.stage(stage)
     found = (parse_checkpoint_manifest("/" + o.key.removeprefix(prefix)) for o in store.list(prefix))
     return sorted((CheckpointRef(step, a) for a, step in filter(None, found) if a <= attempt), reverse=True)
+
+
+def raise_fence(store: ObjectStore, layout: RunLayout, stage: Stage, attempt: int) -> list[CheckpointRef]:
+    """The checkpoints from which an attempt may go on, newest first; to be called once, when it begins.
+
+    What it found is written down before it makes anything itself. Whatever a zombie of an earlier attempt writes after
+    that is believed by no later attempt: what counts of those before a fence is what the fence names.
+
+    Raises Corrupt for a fence that cannot be read.
+    """
+    prefix = layout.stage(stage)
+    present = list_checkpoints(store, layout, stage, attempt)
+    fences = (parse_fence("/" + o.key.removeprefix(prefix)) for o in store.list(prefix))
+    last = max((found for found in fences if found is not None and found < attempt), default=None)
+    if last is not None:
+        believed = _read_fence(store, layout.fence(stage, last))
+        present = [ref for ref in present if ref.attempt >= last or ref in believed]
+    body = json.dumps({"checkpoints": [{"step": ref.step, "attempt": ref.attempt} for ref in present]}, indent=1)
+    store.put_bytes(layout.fence(stage, attempt), body.encode())
+    return present
+
+
+def _read_fence(store: ObjectStore, key: str) -> frozenset[CheckpointRef]:
+    try:
+        found = json.loads(store.get_bytes(key))["checkpoints"]
+        return frozenset(CheckpointRef(int(ref["step"]), int(ref["attempt"])) for ref in found)
+    except (ValueError, TypeError, KeyError) as error:
+        raise Corrupt(f"{store.url(key)} is no list of checkpoints: {error}") from error
 
 
 def prune_checkpoints(store: ObjectStore, layout: RunLayout, stage: Stage, attempt: int, keep: int) -> list[int]:

@@ -16,6 +16,8 @@ from instructbooth.contract import Stage
 from instructbooth.spec.job import Artifacts, ResolvedJob
 
 MANIFEST = "manifest.json"
+FENCE = "fence.json"
+_FENCE = re.compile(rf"/(\d+)/{re.escape(FENCE)}$")
 _CHECKPOINT_MANIFEST = re.compile(rf"/(\d+)/checkpoints/(\d+)/{re.escape(MANIFEST)}$")
 
 
@@ -37,6 +39,10 @@ class RunLayout:
     def attempt(self, stage: Stage, attempt: int) -> str:
         """Everything an attempt may write."""
         return f"{self.stage(stage)}{attempt}/"
+
+    def fence(self, stage: Stage, attempt: int) -> str:
+        """What the attempt found when it began; written once."""
+        return f"{self.attempt(stage, attempt)}{FENCE}"
 
     def output(self, stage: Stage, attempt: int) -> str:
         """What the stage made; committed once, at its end."""
@@ -64,6 +70,12 @@ def parse_checkpoint_manifest(key: str) -> tuple[int, int] | None:
     """(attempt, step) if the key is the manifest of a checkpoint, else None."""
     match = _CHECKPOINT_MANIFEST.search(key)
     return (int(match[1]), int(match[2])) if match else None
+
+
+def parse_fence(key: str) -> int | None:
+    """The attempt if the key is its fence, else None."""
+    match = _FENCE.search(key)
+    return int(match[1]) if match else None
 
 
 def _root(artifacts: Artifacts) -> str:

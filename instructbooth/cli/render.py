@@ -94,7 +94,8 @@ def _failure(stage: StageStatus) -> list[str]:
     where = f"{stage.name} attempt {failure.attempt}" + (f" rank {failure.rank}" if failure.rank is not None else "")
     code = f", exit code {failure.exit_code}" if failure.exit_code is not None else ""
     colour = "red" if stage.state is StageState.FAILED else "yellow"
-    return [f"[{colour}]{where}: {escape(failure.reason)}{code}[/{colour}]", *_indented(failure.message)]
+    said = [f"[{colour}]{where}: {escape(failure.reason)}{code}[/{colour}]", *_indented(failure.message)]
+    return said + [f"    [dim]| {escape(line)}[/dim]" for line in failure.log]
 
 
 def _conditions(status: InstructBoothJobStatus) -> list[str]:

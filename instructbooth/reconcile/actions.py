@@ -31,11 +31,19 @@ class DeleteChild:
 
 
 @dataclass(frozen=True)
+class ForgetPod:
+    """Remove a pod that no kubelet confirms to be gone, without waiting for one (grace 0), if it still is that pod."""
+
+    name: str
+    uid: str
+
+
+@dataclass(frozen=True)
 class DeleteSelf:
     """Delete the InstructBoothJob; its children follow by their owner reference."""
 
 
-Action = Apply | SetSuspend | DeleteChild | DeleteSelf
+Action = Apply | SetSuspend | DeleteChild | ForgetPod | DeleteSelf
 
 
 @dataclass(frozen=True)

@@ -41,10 +41,19 @@ def service(job: ResolvedJob) -> dict[str, Any]:
 
 
 def child_job(
-    job: ResolvedJob, stage: Stage, attempt: int, inputs: Mapping[Stage, int], defaults: TrainerDefaults
+    job: ResolvedJob,
+    stage: Stage,
+    attempt: int,
+    inputs: Mapping[Stage, int],
+    defaults: TrainerDefaults,
+    nodes: int | None = None,
 ) -> dict[str, Any]:
-    """The Indexed Job of one attempt. It never restarts a pod: one rank down and the whole gang starts anew."""
-    policy, nodes = job.spec.run_policy, job.spec.stage(stage).nodes
+    """The Indexed Job of one attempt. It never restarts a pod: one rank down and the whole gang starts anew.
+
+    Args:
+        nodes: pods of the attempt, where there is no room for all that the stage asks for.
+    """
+    policy, nodes = job.spec.run_policy, nodes or job.spec.stage(stage).nodes
     metadata = _metadata(job, child_name(job.name, stage, attempt))
     metadata["labels"] |= pod_labels(job, stage, attempt)
     if policy.queue_name:
@@ -62,12 +71,12 @@ def child_job(
             "podFailurePolicy": {
                 "rules": [
                     {"action": "FailJob", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
-                    *(_fail_on(code) for code in (ExitCode.USER_ERROR, ExitCode.TRANSIENT, ExitCode.CHECKPOINTED)),
+                    *(_fail_on(code) for code in ExitCode if code is not ExitCode.OK),
                 ]
             },
             # A queued Job begins suspended: Kueue lets it go when there is room.
             "suspend": policy.suspend or policy.queue_name is not None,
-            "template": pod_template(job, stage, attempt, inputs, defaults),
+            "template": pod_template(job, stage, attempt, inputs, defaults, nodes),
         },
     }
 

@@ -49,6 +49,7 @@ class ChildJob:
     created: datetime
     suspended: bool = False
     deleting: bool = False
+    deleted: datetime | None = None  # when its deletion was asked for
     complete: bool = False
     failure: ChildFailure | None = None
     active: int = 0
@@ -82,6 +83,7 @@ class ChildJob:
             created=created,
             suspended=spec.get("suspend", False),
             deleting="deletionTimestamp" in meta,
+            deleted=parse_time(meta.get("deletionTimestamp")),
             complete=_condition(obj, "Complete") is not None,
             failure=None
             if failed is None
@@ -107,14 +109,25 @@ class Exit:
     time: datetime
 
 
+ASTRAY_AFTER = timedelta(seconds=30)  # what a kubelet needs, after the kill, to say that a pod is gone
+
+
 @dataclass(frozen=True)
 class Pod:
-    """A pod of a gang. `rank` is its index, None if it has none (yet)."""
+    """A pod of a gang.
+
+    Attributes:
+        rank: its index, None if it has none (yet).
+        reason: the kubelet's, where it never came to a container: Evicted, UnexpectedAdmissionError.
+        unreachable: since when its node answers nobody.
+        deletion_asked: when somebody asked it to go.
+        deletion_due: when its grace to do so was over.
+    """
 
     name: str
     rank: int | None
     phase: str = "Pending"
-    reason: str = ""  # the kubelet's, where it never came to a container: Evicted, UnexpectedAdmissionError
+    reason: str = ""
     message: str = ""
     exit: Exit | None = None
     waiting_reason: str = ""
@@ -123,6 +136,19 @@ class Pod:
     disruption: str = ""
     disrupted: datetime | None = None
     deletion_asked: datetime | None = None
+    deletion_due: datetime | None = None
+    unreachable: datetime | None = None
+    node: str = ""
+    uid: str = ""
+
+    @property
+    def ended(self) -> bool:
+        """Nothing of it runs any more, as far as its kubelet could say."""
+        return self.exit is not None or self.phase in ("Succeeded", "Failed")
+
+    def astray(self, now: datetime) -> bool:
+        """Whether it should be gone and nobody confirms it: its node, or the kubelet there, is lost."""
+        return self.deletion_due is not None and now - self.deletion_due >= ASTRAY_AFTER
 
     @classmethod
     def from_object(cls, obj: JsonObject) -> Pod:
@@ -153,7 +179,22 @@ class Pod:
             disrupted=parse_time(disruption.get("lastTransitionTime")) if disrupted else None,
             # deletionTimestamp is when the grace period is over, not when it was asked for.
             deletion_asked=None if deletion is None else deletion - grace,
+            deletion_due=deletion,
+            unreachable=_unreachable(conditions, status.get("phase", "")),
+            node=obj.get("spec", {}).get("nodeName", ""),
+            uid=meta.get("uid", ""),
         )
+
+
+def _unreachable(conditions: Mapping[str, JsonObject], phase: str) -> datetime | None:
+    """When the node controller marked the pods of a silent node.
+
+    It sets Ready to False and leaves ContainersReady as the kubelet wrote it last. Without readiness gates, which our
+    pods have not, a kubelet never writes the two so: no look at the node is needed.
+    """
+    ready, containers = conditions.get("Ready", {}), conditions.get("ContainersReady", {})
+    lost = phase == "Running" and ready.get("status") == "False" and containers.get("status") == "True"
+    return parse_time(ready.get("lastTransitionTime")) if lost else None
 
 
 def _exit(terminated: JsonObject | None, created: datetime | None) -> Exit | None:
@@ -193,6 +234,23 @@ class Evidence:
 
 
 @dataclass(frozen=True)
+class Silence:
+    """For how long rank 0 has not moved, as the operator saw it.
+
+    Attributes:
+        seconds: since its heartbeat was seen to change, or since it was first asked.
+        heard: whether it has ever answered.
+        answers: whether it answered when it was asked last.
+        heartbeat: what it said last, by its own clock.
+    """
+
+    seconds: float
+    heard: bool
+    answers: bool
+    heartbeat: str | None = None
+
+
+@dataclass(frozen=True)
 class Observed:
     """The world at `now`, as far as one job is concerned.
 
@@ -201,6 +259,7 @@ class Observed:
         children: child Jobs owned by the job.
         evidence: by child name, where it was looked at.
         progress: by child name, what rank 0 said last.
+        silence: by child name, since when it has said nothing new.
         rejection: the API server's answer to this very plan, if it refused a child.
     """
 
@@ -208,4 +267,5 @@ class Observed:
     children: tuple[ChildJob, ...] = ()
     evidence: Mapping[str, Evidence] = field(default_factory=dict)
     progress: Mapping[str, Progress] = field(default_factory=dict)
+    silence: Mapping[str, Silence] = field(default_factory=dict)
     rejection: Rejection | None = None

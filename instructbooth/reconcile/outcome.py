@@ -19,13 +19,14 @@ def parse_outcome(message: str) -> Outcome | None:
         return None
     if not isinstance(data, dict) or not isinstance(data.get("reason"), str):
         return None
-    artifact = data.get("artifact")
+    artifact, log = data.get("artifact"), data.get("log")
     metrics = data.get("metrics")
     return Outcome(
         reason=data["reason"],
         message=str(data.get("message", "")),
         artifact=artifact if isinstance(artifact, str) else None,
         metrics=finite(metrics) if isinstance(metrics, dict) else {},
+        log=[str(line) for line in log] if isinstance(log, list) else [],
     )
 
 

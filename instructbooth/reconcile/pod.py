@@ -37,9 +37,14 @@ def pod_labels(job: ResolvedJob, stage: Stage, attempt: int) -> dict[str, str]:
 
 
 def pod_template(
-    job: ResolvedJob, stage: Stage, attempt: int, inputs: Mapping[Stage, int], defaults: TrainerDefaults
+    job: ResolvedJob, stage: Stage, attempt: int, inputs: Mapping[Stage, int], defaults: TrainerDefaults, nodes: int
 ) -> dict[str, Any]:
-    """core/v1 PodTemplateSpec of one attempt of a stage; `inputs` are the attempts of earlier stages that succeeded."""
+    """core/v1 PodTemplateSpec of one attempt of a stage.
+
+    Args:
+        inputs: the attempts of earlier stages that succeeded.
+        nodes: pods of the attempt.
+    """
     template, policy = job.spec.pod_template, job.spec.run_policy
     labels = pod_labels(job, stage, attempt)
     pod: dict[str, Any] = {
@@ -56,9 +61,9 @@ def pod_template(
             "seccompProfile": {"type": "RuntimeDefault"},
             **(template.security_context or {}),
         },
-        "containers": [_container(job, stage, attempt, inputs, defaults)],
+        "containers": [_container(job, stage, _environment(job, stage, attempt, inputs, defaults, nodes), defaults)],
         "volumes": [*(mount.volume for mount in mounts(job, stage)), *template.volumes],
-        **_placement(job, stage, labels),
+        **_placement(job, nodes, labels),
     }
     optional = {
         "nodeSelector": template.node_selector,
@@ -83,7 +88,7 @@ def pod_template(
 
 
 def _container(
-    job: ResolvedJob, stage: Stage, attempt: int, inputs: Mapping[Stage, int], defaults: TrainerDefaults
+    job: ResolvedJob, stage: Stage, environment: list[dict[str, Any]], defaults: TrainerDefaults
 ) -> dict[str, Any]:
     template, shape = job.spec.pod_template, job.spec.stage(stage)
     limits = {name: str(amount) for name, amount in shape.resources.limits.items()}
@@ -95,7 +100,7 @@ def _container(
         "imagePullPolicy": defaults.image_pull_policy,
         "command": list(COMMAND),
         "workingDir": Path.WORK,
-        "env": [*_environment(job, stage, attempt, inputs, defaults), *template.env],
+        "env": [*environment, *template.env],
         "ports": [
             {"name": "rendezvous", "containerPort": Port.COORDINATOR, "protocol": "TCP"},
             {"name": "metrics", "containerPort": Port.METRICS, "protocol": "TCP"},
@@ -117,7 +122,7 @@ def _container(
 
 
 def _environment(
-    job: ResolvedJob, stage: Stage, attempt: int, inputs: Mapping[Stage, int], defaults: TrainerDefaults
+    job: ResolvedJob, stage: Stage, attempt: int, inputs: Mapping[Stage, int], defaults: TrainerDefaults, nodes: int
 ) -> list[dict[str, Any]]:
     secret = job.spec.artifacts.credentials_secret_ref
     host = coordinator(job.name, job.namespace, stage, attempt, defaults.cluster_domain)
@@ -127,7 +132,9 @@ def _environment(
         {"name": Env.STAGE, "value": stage.value},
         {"name": Env.ATTEMPT, "value": str(attempt)},
         {"name": Env.INPUTS, "value": json.dumps(earlier)},
+        {"name": Env.NODES, "value": str(nodes)},
         {"name": Env.COORDINATOR, "value": host},
+        {"name": Env.STALL_TIMEOUT, "value": str(job.spec.run_policy.stall_timeout_seconds)},
         {"name": "HOME", "value": Path.WORK},
         _secret_env(Env.ACCESS_KEY, secret.name, secret.access_key_field),
         _secret_env(Env.SECRET_KEY, secret.name, secret.secret_key_field),
@@ -151,7 +158,7 @@ def _secret_env(name: str, secret: str, key: str) -> dict[str, Any]:
     return {"name": name, "valueFrom": {"secretKeyRef": {"name": secret, "key": key}}}
 
 
-def _placement(job: ResolvedJob, stage: Stage, labels: dict[str, str]) -> dict[str, Any]:
+def _placement(job: ResolvedJob, nodes: int, labels: dict[str, str]) -> dict[str, Any]:
     """Affinity and spread: as given, or pods of a gang prefer different nodes without insisting on it."""
     template = job.spec.pod_template
     given: dict[str, Any] = {}
@@ -159,7 +166,7 @@ def _placement(job: ResolvedJob, stage: Stage, labels: dict[str, str]) -> dict[s
         given["affinity"] = template.affinity
     if template.topology_spread_constraints:
         given["topologySpreadConstraints"] = template.topology_spread_constraints
-    if given or job.spec.stage(stage).nodes == 1:
+    if given or nodes == 1:
         return given
     host, selector = "kubernetes.io/hostname", {"matchLabels": labels}
     term = {"weight": 100, "podAffinityTerm": {"topologyKey": host, "labelSelector": selector}}

@@ -41,10 +41,15 @@ class ApiModel(BaseModel):
 
     @model_validator(mode="after")
     def _check_rules(self, info: ValidationInfo) -> Self:
-        for rule in self.rules:
+        for rule in self.all_rules():
             if not rule.check(self):
                 raise ValueError(f"{rule.field + ': ' if rule.field else ''}{rule.message}")
         return self
+
+    @classmethod
+    def all_rules(cls) -> tuple[Rule, ...]:
+        """The type's own rules, and those of the types that it extends."""
+        return tuple(rule for base in reversed(cls.__mro__) for rule in base.__dict__.get("rules", ()))
 
     def to_wire(self) -> dict[str, Any]:
         """The object as the API server would store it: camelCase keys, JSON types, unset options left out."""

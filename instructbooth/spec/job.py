@@ -84,6 +84,9 @@ Seconds = Annotated[int, Field(ge=1, le=31_536_000)]
 class RunPolicy(ApiModel):
     """How the job is run, restarted and cleaned up. The one part of the spec that may change after creation."""
 
+    # The exception: a stage's Job is born into its queue, and who changed it would wait for a queue that knows it not.
+    frozen: ClassVar[frozenset[str]] = frozenset({"queue_name"})
+
     suspend: bool = Field(default=False, description="Stop the pods at a checkpoint; go on from it when false again.")
     queue_name: ObjectName | None = Field(default=None, description="Kueue LocalQueue that admits the stages' Jobs.")
     priority_class_name: ObjectName | None = Field(default=None, description="PriorityClass of the pods.")
@@ -97,8 +100,26 @@ class RunPolicy(ApiModel):
     disruption_limit: Annotated[int, Field(ge=0, le=1000)] = Field(
         default=20, description="Gang restarts after evictions, preemptions and node losses, per stage."
     )
+    shrink_after_seconds: Seconds = Field(
+        default=300,
+        description="Seconds that a gang waits for room before it is started with fewer nodes, where its stage has "
+        "minNodes.",
+    )
+    stall_timeout_seconds: Annotated[int, Field(ge=0, le=31_536_000)] = Field(
+        default=1800,
+        description="A gang that has not moved for so many seconds hangs: it leaves the stack of every rank in its log "
+        "and starts again, charged to backoffLimit. At least 30; 0 waits for ever.",
+    )
     ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=31_536_000)] | None = Field(
         default=None, description="Delete the finished job after so many seconds. Artifacts stay."
+    )
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="self.stallTimeoutSeconds == 0 || self.stallTimeoutSeconds >= 30",
+            check=lambda self: self.stall_timeout_seconds == 0 or self.stall_timeout_seconds >= 30,
+            message="must be 0 (never) or at least 30: progress is pulled every few seconds and may fail now and then",
+            field="stallTimeoutSeconds",
+        ),
     )
 
 

@@ -39,14 +39,28 @@ class StageBase(ApiModel):
     """The shape of a stage's gang of pods."""
 
     nodes: Annotated[int, Field(ge=1, le=256)] = Field(default=1, description="Pods of the gang.")
+    min_nodes: Annotated[int, Field(ge=1, le=256)] | None = Field(
+        default=None,
+        description="Where there is no room for all nodes, an attempt may have fewer, down to this number. A step then "
+        "learns the same and takes longer. All nodes or none when left out.",
+    )
     gpus_per_node: Annotated[int, Field(ge=0, le=16)] = Field(
         default=0, description="GPUs, and so processes, in each pod. 0 trains on the CPU, one process a pod, over gloo."
     )
     resources: Resources = Field(default=Resources(), description="Requests and limits of each pod.")
 
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="!has(self.minNodes) || self.minNodes <= self.nodes",
+            check=lambda self: self.min_nodes is None or self.min_nodes <= self.nodes,
+            message="must be at most nodes",
+            field="minNodes",
+        ),
+    )
+
     @property
     def world_size(self) -> int:
-        """Processes of the gang: one per GPU, or one per pod on CPU."""
+        """Processes of a whole gang: one per GPU, or one per pod on CPU. An attempt may have fewer (minNodes)."""
         return self.nodes * max(1, self.gpus_per_node)
 
 

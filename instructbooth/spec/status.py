@@ -73,6 +73,7 @@ class Failure(ApiModel):
     exit_code: int | None = Field(default=None, description="Its exit code.")
     reason: str = Field(description="Why, in one CamelCase word.")
     message: str = Field(default="", description="Why, for a person, with the way out.")
+    log: list[str] = Field(default=[], description="The last lines of that rank's log, at most 20.")
 
 
 class StageStatus(ApiModel):
@@ -81,6 +82,9 @@ class StageStatus(ApiModel):
     name: Stage = Field(description="Name of the stage.")
     state: StageState = Field(default=StageState.WAITING, description="Where it stands.")
     attempt: int = Field(default=0, ge=0, description="Attempt that runs or ran; the first is 1.")
+    nodes: int | None = Field(
+        default=None, description="Pods of that attempt; of the next one while it restarts for lack of room."
+    )
     job_name: str | None = Field(default=None, description="Child Job of that attempt.")
     start_time: Timestamp | None = Field(default=None, description="When its first attempt was started.")
     completion_time: Timestamp | None = Field(default=None, description="When it ended.")

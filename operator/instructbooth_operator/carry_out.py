@@ -6,7 +6,7 @@ import hashlib
 from typing import Any
 
 from instructbooth.contract import API_VERSION, KIND, Label
-from instructbooth.reconcile.actions import Action, Apply, DeleteChild, DeleteSelf, Event, SetSuspend
+from instructbooth.reconcile.actions import Action, Apply, DeleteChild, DeleteSelf, Event, ForgetPod, SetSuspend
 from instructbooth.reconcile.names import base_name
 from instructbooth.reconcile.observed import Rejection, format_time
 from instructbooth.reconcile.patch import merge_patch
@@ -16,7 +16,7 @@ from instructbooth_operator.cache import Cache, job_key, owner_of
 from instructbooth_operator.errors import ApiError, StillThere
 from instructbooth_operator.freshness import Freshness
 from instructbooth_operator.observe import utc_now
-from instructbooth_operator.resources import EVENTS, IBJ, JOBS, resource_of
+from instructbooth_operator.resources import EVENTS, IBJ, JOBS, PODS, resource_of
 
 JsonObject = dict[str, Any]
 
@@ -47,6 +47,8 @@ class Hands:
                 self._note(await self._api.patch(JOBS, namespace, name, {"spec": {"suspend": suspend}}))
             case DeleteChild(name):
                 await self._delete_child(job, name)
+            case ForgetPod(name, uid):
+                await self._forget_pod(namespace, name, uid)
             case DeleteSelf():
                 meta = job["metadata"]
                 options = {"preconditions": {"uid": meta["uid"]}, "propagationPolicy": "Background"}
@@ -150,6 +152,14 @@ class Hands:
                     self._cache.remove(child)
         if answer.get("kind") == "Job":
             self._note(answer)
+
+    async def _forget_pod(self, namespace: str, name: str, uid: str) -> None:
+        options: JsonObject = {"gracePeriodSeconds": 0, "preconditions": {"uid": uid}}
+        try:
+            await self._api.delete(PODS, namespace, name, options)
+        except ApiError as error:
+            if not (error.not_found or error.conflict):  # gone, or another pod by now
+                raise
 
     def _note(self, obj: JsonObject) -> None:
         """An own write is known at once; the watch must show it before long."""

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from instructbooth.contract import Label
-from instructbooth.reconcile.observed import ChildJob, Evidence, Observed, Pod, Rejection, Warning
+from instructbooth.reconcile.observed import ChildJob, Evidence, Observed, Pod, Rejection, Silence, Warning
 from instructbooth.spec.status import Progress, StageState
 from instructbooth_operator.api import Api
 from instructbooth_operator.cache import Cache, Key, owner_of
@@ -36,6 +36,7 @@ class Observer:
         job: JsonObject,
         evidence: Mapping[str, Evidence],
         progress: Mapping[str, Progress],
+        silence: Mapping[str, Silence],
         rejection: Rejection | None,
     ) -> Observed:
         """What is known of the job's children now. Raises ApiError."""
@@ -48,6 +49,7 @@ class Observer:
             children=tuple(sorted(children, key=lambda child: child.name)),
             evidence=evidence,
             progress=progress,
+            silence=silence,
             rejection=rejection,
         )
 

@@ -16,6 +16,7 @@ from typing import Self
 import aiohttp
 from pydantic import ValidationError
 
+from instructbooth.reconcile.observed import Silence
 from instructbooth.reconcile.outcome import finite
 from instructbooth.reconcile.policies.visible import merged
 from instructbooth.spec.status import Progress
@@ -25,7 +26,8 @@ from instructbooth_operator.metrics import PULLS
 log = logging.getLogger(__name__)
 
 TIMEOUT_SECONDS = 2.0
-SLOWEST_SECONDS = 60.0
+SLOWEST_SECONDS = 60.0  # between two pulls of a rank 0 that never answered; of one that did:
+SLOWEST_HEARD_SECONDS = 15.0
 PULLS_AT_ONCE = 32
 ANSWER_LIMIT = 64 * 1024
 
@@ -34,8 +36,11 @@ ANSWER_LIMIT = 64 * 1024
 class _Target:
     child: str
     host: str
+    moved: float  # loop time at which its heartbeat was seen to change
     due: float = 0.0
     failures: int = 0
+    heard: bool = False
+    heartbeat: str | None = None
     latest: Progress | None = None
 
 
@@ -65,12 +70,20 @@ class ProgressPuller:
         if pull_from is None:
             self._targets.pop(key, None)
         elif key not in self._targets or self._targets[key].child != pull_from[0]:
-            self._targets[key] = _Target(*pull_from)
+            self._targets[key] = _Target(*pull_from, moved=asyncio.get_running_loop().time())
 
     def latest(self, key: Key) -> dict[str, Progress]:
         """What was said last, by child name."""
         target = self._targets.get(key)
         return {target.child: target.latest} if target and target.latest else {}
+
+    def silence(self, key: Key) -> dict[str, Silence]:
+        """For how long rank 0 has not moved, by child name."""
+        target = self._targets.get(key)
+        if target is None:
+            return {}
+        seconds = asyncio.get_running_loop().time() - target.moved
+        return {target.child: Silence(seconds, target.heard, target.heard and not target.failures, target.heartbeat)}
 
     async def run(self) -> None:
         """Pull for ever."""
@@ -89,14 +102,17 @@ class ProgressPuller:
             PULLS.labels("failed").inc()
             log.debug("%s/%s: no progress from %s: %s", *key, target.host, error)
         else:
-            target.failures = 0
             PULLS.labels("ok").inc()
+            if said.heartbeat != target.heartbeat or not target.heard:
+                target.moved = asyncio.get_running_loop().time()
+            target.failures, target.heard, target.heartbeat = 0, True, said.heartbeat
             news = merged(target.latest, said)
             if news is not target.latest:
                 target.latest = news
                 self._changed(key)
         # Who does not answer is asked ever less often.
-        wait = min(self._seconds * 2 ** min(target.failures, 10), SLOWEST_SECONDS)
+        slowest = max(self._seconds, SLOWEST_HEARD_SECONDS if target.heard else SLOWEST_SECONDS)
+        wait = min(self._seconds * 2 ** min(target.failures, 10), slowest)
         target.due = asyncio.get_running_loop().time() + (wait if target.failures else self._seconds)
 
     async def _ask(self, host: str) -> Progress:

@@ -103,7 +103,8 @@ class Reconciler:
     async def _plan(self, key: Key, job: JsonObject, rejection: Rejection | None = None) -> Plan:
         evidence: dict[str, Evidence] = {}
         while True:
-            observed = await self._observer.observe(job, evidence, self._puller.latest(key), rejection)
+            heard, silence = self._puller.latest(key), self._puller.silence(key)
+            observed = await self._observer.observe(job, evidence, heard, silence, rejection)
             made = plan(job, observed, self._defaults)
             if made.look_at is None:
                 return made

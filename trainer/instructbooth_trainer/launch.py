@@ -21,12 +21,15 @@ from instructbooth.contract import Env, ExitCode, Outcome, Port
 from instructbooth_trainer.runtime import outcome as outcomes
 from instructbooth_trainer.runtime.environment import PodEnvironment
 from instructbooth_trainer.runtime.errors import TransientError
+from instructbooth_trainer.runtime.tail import read_tail
 from instructbooth_trainer.runtime.threads import choose_threads
+from instructbooth_trainer.runtime.watchdog import STACKS
 
 log = logging.getLogger(__name__)
 
 COORDINATOR_TIMEOUT = 300.0
 PEER_GRACE = 20.0
+STACKS_AFTER = 20.0  # seconds from SIGTERM to asking who still runs where it is: well within the pod's grace
 POLL = 0.2
 WORKER = (sys.executable, "-m", "instructbooth_trainer.runtime.worker")
 
@@ -62,7 +65,6 @@ def wait_for_coordinator(
 
 def worker_environments(pod: PodEnvironment, env: Mapping[str, str], logs: Path) -> list[dict[str, str]]:
     """The environment of each process of this pod, as torch.distributed and accelerate read it."""
-    world_size = pod.nodes * pod.processes
     # Pod 0 listens on all addresses; its own name may not resolve yet.
     address = "localhost" if pod.node_rank == 0 else str(pod.coordinator)
     return [
@@ -70,13 +72,14 @@ def worker_environments(pod: PodEnvironment, env: Mapping[str, str], logs: Path)
             **env,
             "RANK": str(pod.node_rank * pod.processes + local),
             "LOCAL_RANK": str(local),
-            "WORLD_SIZE": str(world_size),
+            "WORLD_SIZE": str(pod.world_size),
             "LOCAL_WORLD_SIZE": str(pod.processes),
             "MASTER_ADDR": address,
             "MASTER_PORT": env.get("MASTER_PORT") or str(int(Port.COORDINATOR)),
             "TMPDIR": str(pod.workdir),  # a process's own scratch goes with the pod's
             "OMP_NUM_THREADS": str(choose_threads(pod.processes, env)),
             Env.TERMINATION_LOG: str(logs / f"{local}.json"),
+            Env.LOG_TAIL: str(logs / f"{local}.log"),
         }
         for local in range(pod.processes)
     ]
@@ -110,7 +113,7 @@ def run_workers(pod: PodEnvironment, env: Mapping[str, str], command: tuple[str,
             children.append(subprocess.Popen(command, env=child_env))
         if terminated:  # between the check above and the last start
             forward(signal.SIGTERM, None)
-        rank, code = _wait(children)
+        rank, code = _wait(children, stopping=lambda: terminated)
         word = _outcome(Path(name) / f"{rank}.json", rank, code)
     if terminated and code == 128 + signal.SIGTERM:  # ours, and it came before that process could listen to it
         word = Outcome("Checkpointed", "asked to stop before training began")
@@ -119,11 +122,23 @@ def run_workers(pod: PodEnvironment, env: Mapping[str, str], command: tuple[str,
     return code
 
 
-def _wait(children: list[subprocess.Popen[bytes]]) -> tuple[int, int]:
-    """(local rank, exit code) that speak for the pod, once all children have ended."""
+def _wait(children: list[subprocess.Popen[bytes]], stopping: Callable[[], bool] = lambda: False) -> tuple[int, int]:
+    """(local rank, exit code) that speak for the pod, once all children have ended.
+
+    A process that was asked to stop and does not leaves its stack in the log before the pod is killed for it.
+    """
     ended: dict[int, int] = {}
     deadline: float | None = None
+    stacks: float | None = None
     while len(ended) < len(children):
+        if stacks is None and stopping():
+            stacks = time.monotonic() + STACKS_AFTER
+        if stacks is not None and time.monotonic() > stacks:
+            for rank, child in enumerate(children):
+                if rank not in ended and child.poll() is None:
+                    log.warning("process %d still runs %.0f s after SIGTERM; its stacks:", rank, STACKS_AFTER)
+                    child.send_signal(STACKS)
+            stacks = float("inf")
         for rank, child in enumerate(children):
             if rank not in ended and (returned := child.poll()) is not None:
                 ended[rank] = returned if returned >= 0 else 128 - returned
@@ -158,8 +173,10 @@ def _outcome(path: Path, rank: int, code: int) -> Outcome:
     try:
         return outcomes.parse(path.read_bytes())
     except (OSError, ValueError, TypeError):
+        tail = read_tail(path.with_suffix(".log"))
         if code > 128:
             name = signal.Signals(code - 128).name
             hint = "; probably out of memory: raise resources.limits.memory" if name == "SIGKILL" else ""
-            return Outcome("Killed", f"process {rank} of the pod was ended by {name}{hint}")
-        return Outcome("InternalError", f"process {rank} of the pod ended with exit code {code} and left no word")
+            return Outcome("Killed", f"process {rank} of the pod was ended by {name}{hint}", log=tail)
+        left = f"process {rank} of the pod ended with exit code {code} and left no word"
+        return Outcome("InternalError", left, log=tail)

@@ -66,7 +66,7 @@ def _clean(pod: PodEnvironment) -> None:
 
 
 def _run(pod: PodEnvironment) -> int:
-    if pod.nodes * pod.processes == 1:
+    if pod.world_size == 1:
         from instructbooth_trainer.runtime.worker import run_worker
 
         return run_worker(pod)

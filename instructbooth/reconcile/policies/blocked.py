@@ -15,7 +15,7 @@ from instructbooth.reconcile.observed import ChildJob, Evidence, Rejection
 from instructbooth.spec.job import InstructBoothJobSpec
 
 GRACE = timedelta(seconds=10)  # what every pod needs to be scheduled, mounted and started
-_LOOK_AGAIN_SECONDS = (5.0, 60.0)
+_LOOK_AGAIN_SECONDS = (5.0, 25.0)  # what a kubelet says is in the status within 30 s, however long it took to come
 
 _CONFIG_ERRORS = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
 _IMAGE_ERRORS = frozenset(

@@ -9,20 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any
 
 from instructbooth.contract import Stage
-from instructbooth.reconcile.actions import Action, Apply, DeleteChild, SetSuspend
+from instructbooth.reconcile.actions import Action, Apply, DeleteChild, ForgetPod, SetSuspend
 from instructbooth.reconcile.children import child_job, service, snapshot
 from instructbooth.reconcile.names import child_name
-from instructbooth.reconcile.observed import ChildJob, Evidence, Observed, format_time
-from instructbooth.reconcile.pod import TrainerDefaults
-from instructbooth.reconcile.policies import blocked, retry, visible
+from instructbooth.reconcile.observed import ASTRAY_AFTER, ChildFailure, ChildJob, Evidence, Observed, format_time
+from instructbooth.reconcile.pod import GRACE_SECONDS, TrainerDefaults
+from instructbooth.reconcile.policies import blocked, elastic, retry, stall, visible
 from instructbooth.reconcile.policies.retry import Cause, Diagnosis
 from instructbooth.spec.job import ResolvedJob
 from instructbooth.spec.status import Failure, StageState, StageStatus
 
 REJECTED_AGAIN_SECONDS = 30.0
+GOING_SECONDS = 10.0  # between two looks at pods that are on their way out
+UNDECIDED_FOR = timedelta(seconds=120)  # a node is known to be lost within one minute, a pod is killed within another
 
 
 @dataclass(frozen=True)
@@ -90,9 +93,11 @@ def _next(scene: Scene, stage: StageStatus, child: ChildJob | None) -> Step:
     if child.failure is not None:
         if evidence is None:
             return Step(stage, look_at=child.name)
+        if retry.undecided(evidence) and scene.observed.now - child.failure.time < UNDECIDED_FOR:
+            return Step(stage, requeue_after=GOING_SECONDS)
         diagnosis = retry.diagnose(stage.attempt, child.failure, evidence)
         if _stopped_as_asked(scene, child, diagnosis):
-            return Step(_changed(stage, state=StageState.RESTARTING), requeue_after=0.0)
+            return Step(_restarting(stage), requeue_after=0.0)
         return _end(scene, stage, diagnosis)
     if child.deleting:
         return _end(scene, stage, retry.child_deleted(stage.attempt, child.name))
@@ -115,6 +120,7 @@ def _adopt(stage: StageStatus, child: ChildJob) -> StageStatus:
         stage,
         state=StageState.RUNNING,
         attempt=child.attempt,
+        nodes=child.parallelism,
         job_name=child.name,
         start_time=stage.start_time or format_time(child.created),
         progress=None,
@@ -131,11 +137,14 @@ def _launch(scene: Scene, stage: StageStatus, attempt: int) -> Step:
         message = f"{words.message}; correct spec.podTemplate or the stage's resources in a new job"
         failure = Failure(attempt=attempt, reason=words.reason, message=message)
         return _give_up(scene, stage, failure, (words.reason, message))
-    child = child_job(scene.job, stage.name, attempt, scene.inputs, scene.defaults)
+    # A number of nodes in the status of a stage that does not run is what the last attempt found room for.
+    nodes = stage.nodes or scene.job.spec.stage(stage.name).nodes
+    child = child_job(scene.job, stage.name, attempt, scene.inputs, scene.defaults, nodes)
     started = _changed(
         stage,
         state=StageState.RUNNING,
         attempt=attempt,
+        nodes=nodes,
         job_name=child_name(scene.job.name, stage.name, attempt),
         start_time=stage.start_time or format_time(scene.observed.now),
         progress=None,
@@ -151,7 +160,7 @@ def _watch(scene: Scene, stage: StageStatus, child: ChildJob, evidence: Evidence
     if policy.queue_name is not None:
         if policy.suspend:
             # Kueue owns the child's suspend field and would set it back: let the gang go, and start anew on resume.
-            return Step(_changed(stage, state=StageState.RESTARTING), requeue_after=0.0)
+            return Step(_restarting(stage), requeue_after=0.0)
         if child.suspended:
             return Step(stage, queued=True)
     if policy.suspend:
@@ -163,12 +172,31 @@ def _watch(scene: Scene, stage: StageStatus, child: ChildJob, evidence: Evidence
     if blocked.overdue(child, now):
         if evidence is None:
             return Step(stage, look_at=child.name)
+        if any(pod.astray(now) for pod in evidence.pods):
+            lost = ChildFailure(retry.NODE_LOST, "a pod does not end", now)
+            return _end(scene, stage, retry.diagnose(stage.attempt, lost, evidence))
         blocker = blocked.blocker(scene.job.spec, stage.name, child, evidence)
-        return Step(stage, requeue_after=blocked.look_again_seconds(child, now), blocker=blocker)
+        again = blocked.look_again_seconds(child, now)
+        left = elastic.seconds_left(scene.job.spec, stage, child, evidence, now)
+        if left is not None and left <= 0:
+            nodes = elastic.smaller(scene.job.spec.stage(stage.name), child, evidence)
+            failure = elastic.failure(stage, nodes, evidence, policy)
+            shrunk = _restarting(stage, failure=failure, nodes=nodes)
+            return Step(shrunk, requeue_after=0.0)
+        return Step(stage, requeue_after=again if left is None else min(left, again), blocker=blocker)
     if not blocked.started(child):
         return Step(stage, requeue_after=blocked.look_again_seconds(child, now))
+    silence = scene.observed.silence.get(child.name)
+    left = stall.seconds_left(policy, stage, silence)
+    if silence is not None and left is not None and left <= 0:
+        if evidence is None:
+            return Step(stage, look_at=child.name)
+        if stall.hangs(evidence):
+            return _end(scene, stage, stall.diagnosis(stage, policy, silence))
+        left = GOING_SECONDS  # a pod of it is on its way out: how that ends is seen elsewhere
     progress = scene.observed.progress.get(child.name)
-    return Step(_changed(stage, progress=visible.merged(stage.progress, progress)) if progress else stage, pull=True)
+    stage = _changed(stage, progress=visible.merged(stage.progress, progress)) if progress else stage
+    return Step(stage, requeue_after=left, pull=True)
 
 
 def _succeed(scene: Scene, stage: StageStatus, evidence: Evidence) -> StageStatus:
@@ -192,8 +220,7 @@ def _end(scene: Scene, stage: StageStatus, diagnosis: Diagnosis) -> Step:
     if refusal is not None:
         return _give_up(scene, stage, diagnosis.failure, refusal)
     assert diagnosis.cause is not Cause.USER_ERROR
-    restarting = _changed(stage, state=StageState.RESTARTING, restarts=restarts, failure=diagnosis.failure)
-    return Step(restarting, requeue_after=0.0)
+    return Step(_restarting(stage, restarts=restarts, failure=diagnosis.failure), requeue_after=0.0)
 
 
 def _give_up(scene: Scene, stage: StageStatus, failure: Failure, refusal: tuple[str, str]) -> Step:
@@ -206,12 +233,34 @@ def _restart(scene: Scene, stage: StageStatus, child: ChildJob | None) -> Step:
     if child is None:
         return _launch(scene, stage, stage.attempt + 1)
     if child.deleting:
-        return Step(stage)
+        return _clear_away(scene, stage, child)
     if child.failure is not None:
         wait = child.failure.time + retry.backoff(stage.failure, stage.restarts) - scene.observed.now
         if wait.total_seconds() > 0:
             return Step(stage, requeue_after=wait.total_seconds())
     return Step(stage, (DeleteChild(child.name),))
+
+
+def _clear_away(scene: Scene, stage: StageStatus, child: ChildJob) -> Step:
+    """A child goes when its last pod has. Pods that nobody confirms to be gone are removed: their node is lost.
+
+    What still runs there can only write where nobody looks any more (docs/decisions/0006-fencing.md).
+    """
+    now = scene.observed.now
+    due = (child.deleted or now) + timedelta(seconds=GRACE_SECONDS) + ASTRAY_AFTER
+    known = stage.failure is not None and stage.failure.reason == retry.NODE_LOST
+    if now < due and not known:
+        return Step(stage, requeue_after=(due - now).total_seconds())
+    evidence = scene.observed.evidence.get(child.name)
+    if evidence is None:
+        return Step(stage, look_at=child.name)
+    astray = tuple(ForgetPod(pod.name, pod.uid) for pod in evidence.pods if pod.astray(now))
+    return Step(stage, astray, requeue_after=GOING_SECONDS)
+
+
+def _restarting(stage: StageStatus, **fields: Any) -> StageStatus:
+    """On the way to the next attempt, which tries all nodes again unless it is told otherwise."""
+    return _changed(stage, **{"state": StageState.RESTARTING, "nodes": None, **fields})
 
 
 def _changed(stage: StageStatus, **fields: Any) -> StageStatus:

@@ -13,20 +13,21 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from instructbooth.contract import PEER_LOST, ExitCode, Outcome, Stage
-from instructbooth.reconcile.observed import ChildFailure, Evidence, Exit, Pod
+from instructbooth.contract import LOG_LINES, PEER_LOST, STALLED, ExitCode, Outcome, Stage
+from instructbooth.reconcile.observed import ChildFailure, Evidence, Exit, Pod, format_time
 from instructbooth.reconcile.outcome import parse_outcome
 from instructbooth.spec.job import RunPolicy
 from instructbooth.spec.status import Failure, Restarts
 
 FIRST_BACKOFF_SECONDS = 5
 MAX_BACKOFF_SECONDS = 300
-LOG_LINES = 20
 
 DISRUPTED = "Disrupted"
 CHECKPOINTED = "Checkpointed"
 CHILD_DELETED = "ChildDeleted"
-_DISRUPTIONS = frozenset({DISRUPTED, CHECKPOINTED, CHILD_DELETED})
+NODE_LOST = "NodeLost"
+# Ends that have cost their time already: a disruption waited for its node, a stall for its timeout.
+_HAS_WAITED = frozenset({DISRUPTED, CHECKPOINTED, CHILD_DELETED, NODE_LOST, STALLED})
 
 
 class Cause(StrEnum):
@@ -61,14 +62,29 @@ def diagnose(attempt: int, failure: ChildFailure, evidence: Evidence) -> Diagnos
     ends = [end for pod in evidence.pods for end in _ends(pod, failure.time)]
     if not ends:
         return _from_job(attempt, failure)
-    # A mistake that one rank recognized is the cause, even if another fell over its consequences first.
+    # A mistake that one rank recognized is the cause, even if another fell over its consequences first. And who lost
+    # a peer on a node that is lost may have noticed before the node controller did.
     mistakes = [end for end in ends if end.cause is Cause.USER_ERROR]
+    if any(end.pod.unreachable for end in ends):
+        ends = [end for end in ends if end.pod.exit is None or not _is_victim(end.pod.exit)]
     first = min(mistakes or ends, key=lambda end: (end.time, end.order, end.rank))
     return Diagnosis(first.cause, _failure(attempt, first))
 
 
+def undecided(evidence: Evidence) -> bool:
+    """Whether all who ended say that somebody else did, and somebody has not ended.
+
+    A peer's node may be lost: survivors can notice at once, the node controller needs most of a minute.
+    """
+    ended = [pod for pod in evidence.pods if pod.exit is not None and pod.exit.code != ExitCode.OK]
+    silent = [pod for pod in evidence.pods if not pod.ended and pod.unreachable is None and pod.disrupted is None]
+    return bool(silent) and bool(ended) and all(_is_victim(pod.exit) for pod in ended if pod.exit)
+
+
 def _ends(pod: Pod, fallback: datetime) -> Iterable[_End]:
     rank = pod.rank if pod.rank is not None else 1 << 30
+    if pod.unreachable is not None:
+        yield _End(pod.unreachable, 0, rank, Cause.DISRUPTION, pod)
     if pod.disrupted is not None:
         yield _End(pod.disrupted, 0, rank, Cause.DISRUPTION, pod)
     if pod.exit is not None and pod.exit.code != ExitCode.OK:
@@ -94,12 +110,23 @@ def _cause_of(code: int) -> Cause:
 def _failure(attempt: int, end: _End) -> Failure:
     pod, code = end.pod, end.pod.exit.code if end.pod.exit else None
     reason, message = _words(end)
-    return Failure(attempt=attempt, rank=pod.rank, exit_code=code, reason=reason, message=message)
+    return Failure(attempt=attempt, rank=pod.rank, exit_code=code, reason=reason, message=message, log=_log(pod.exit))
+
+
+def _log(end: Exit | None) -> list[str]:
+    """The last lines of a container's log: its own, or those that the kubelet found where it left no word."""
+    if end is None:
+        return []
+    outcome = parse_outcome(end.message)
+    return (outcome.log if outcome else end.message.splitlines())[-LOG_LINES:]
 
 
 def _words(end: _End) -> tuple[str, str]:
     pod = end.pod
     outcome = parse_outcome(pod.exit.message) if pod.exit else None
+    if end.cause is Cause.DISRUPTION and pod.unreachable is not None:
+        node = f"the node {pod.node}" if pod.node else "the node"
+        return NODE_LOST, f"{node} of rank {pod.rank} answers nobody since {format_time(pod.unreachable)}"
     if end.cause is Cause.DISRUPTION:
         reason = CHECKPOINTED if pod.exit and pod.exit.code == ExitCode.CHECKPOINTED else DISRUPTED
         said = [
@@ -113,11 +140,10 @@ def _words(end: _End) -> tuple[str, str]:
         return outcome.reason, outcome.message
     if pod.exit.reason == "OOMKilled":
         return "OutOfMemory", f"rank {pod.rank} was killed for memory; raise resources.limits.memory of the stage"
-    tail = "\n".join(pod.exit.message.splitlines()[-LOG_LINES:])
     how = f"rank {pod.rank} ended with exit code {pod.exit.code}"
     if pod.exit.code > 128:
         how += f" (signal {pod.exit.code - 128})"
-    return pod.exit.reason if pod.exit.reason not in ("", "Error") else "TrainerFailed", f"{how}\n{tail}".rstrip()
+    return pod.exit.reason if pod.exit.reason not in ("", "Error") else "TrainerFailed", how
 
 
 def _from_job(attempt: int, failure: ChildFailure) -> Diagnosis:
@@ -169,8 +195,8 @@ def refusal(stage: Stage, restarts: Restarts, diagnosis: Diagnosis, policy: RunP
 
 
 def backoff(failure: Failure | None, restarts: Restarts) -> timedelta:
-    """How long to wait after a failure: 5 s, 10 s, ... 300 s. A disruption has waited for its node already."""
-    if failure is None or failure.reason in _DISRUPTIONS or restarts.failures == 0:
+    """How long to wait after a failure: 5 s, 10 s, ... 300 s. Not after what has waited already."""
+    if failure is None or failure.reason in _HAS_WAITED or restarts.failures == 0:
         return timedelta()
     doublings = min(restarts.failures - 1, 10)
     return timedelta(seconds=min(FIRST_BACKOFF_SECONDS * 2**doublings, MAX_BACKOFF_SECONDS))

@@ -69,6 +69,11 @@ def test_spec_is_frozen_but_for_the_run_policy():
     assert kubectl_apply(manifest).returncode == 0
     manifest["spec"]["runPolicy"]["backoffLimit"] = 7
     assert kubectl_apply(manifest).returncode == 0
+    manifest["spec"]["runPolicy"]["queueName"] = "team"
+    done = kubectl_apply(manifest)
+    assert done.returncode != 0
+    assert "spec.runPolicy.queueName" in done.stderr
+    del manifest["spec"]["runPolicy"]["queueName"]
     manifest["spec"]["personalization"]["steps"] = 5
     done = kubectl_apply(manifest)
     assert done.returncode != 0

@@ -27,12 +27,14 @@ def test_lint_is_clean():
         assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_no_role_grants_secrets_pods_or_everything(objects):
+def test_no_role_grants_secrets_everything_or_to_make_pods(objects):
     for role in (obj for obj in objects if obj["kind"] in ROLE_KINDS):
         for rule in role["rules"]:
             assert not {"secrets", "*"} & set(rule["resources"]), role["metadata"]["name"]
             assert "*" not in rule["verbs"] + rule["apiGroups"]
             if any(name.startswith("pods") for name in rule["resources"]):
+                assert set(rule["verbs"]) <= {"get", "list", "watch", "delete"}
+            if any(name.startswith("pods/") for name in rule["resources"]):
                 assert set(rule["verbs"]) <= {"get", "list", "watch"}
             assert not {"escalate", "bind", "impersonate"} & set(rule["verbs"])
 

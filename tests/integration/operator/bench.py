@@ -178,8 +178,8 @@ class Bench:
         return pods
 
     # What the kubelet does.
-    def run(self, child: str, count: int) -> None:
-        for pod in self.wait_pods(child, count):
+    def run(self, child: str, count: int, seconds: float = 60) -> None:
+        for pod in self.wait_pods(child, count, seconds):
             ready = [{"type": "Ready", "status": "True"}, {"type": "ContainersReady", "status": "True"}]
             state = {"running": {"startedAt": _now()}}
             self._pod_status(pod, {"phase": "Running", "conditions": ready, "containerStatuses": [_container(state)]})
@@ -200,6 +200,26 @@ class Bench:
         for pod in self.pods(child):
             state = {"waiting": {"reason": reason, "message": message}}
             self._pod_status(pod, {"phase": "Pending", "containerStatuses": [_container(state)]})
+
+    def bind(self, child: str, count: int) -> None:
+        """What the scheduler does: each pod to a node of its own, from which on it is deleted with grace."""
+        for number, pod in enumerate(self.wait_pods(child, count)):
+            body = {"metadata": {"name": pod["metadata"]["name"]}, "target": {"kind": "Node", "name": f"node-{number}"}}
+            self.plane.request("POST", f"{self._core}/pods/{pod['metadata']['name']}/binding", body)
+
+    def lose_node(self, child: str, rank: int) -> None:
+        """What the node controller does about a node that says no more: its pods are not ready, then to be deleted."""
+        name = self.pods(child)[rank]["metadata"]["name"]
+        mark = {"type": "Ready", "status": "False", "lastTransitionTime": _now()}
+        conditions = [mark, {"type": "ContainersReady", "status": "True"}]
+        path = f"{self._core}/pods/{name}"
+        self.plane.request("PATCH", f"{path}/status", {"status": {"conditions": conditions}}, MERGE)
+        self.plane.request("DELETE", path, {"gracePeriodSeconds": 1})
+
+    def unschedulable(self, child: str, rank: int, message: str) -> None:
+        """What the scheduler says of a pod that fits nowhere."""
+        said = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}
+        self._pod_status(self.pods(child)[rank], {"phase": "Pending", "conditions": [said]})
 
     def evict(self, child: str) -> None:
         """What the eviction API and the kubelet make of a pod, without its deletion."""

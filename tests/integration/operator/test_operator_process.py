@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -24,9 +26,11 @@ def succeed(bench: Bench, stage: Stage, attempt: int = 1) -> None:
     bench.end(child, 0, success(stage), count=count)
 
 
-def reach_reinforce(bench: Bench) -> None:
-    bench.submit()
+def reach_reinforce(bench: Bench, before: Callable[[], None] = lambda: None, **spec: Any) -> None:
+    """Let reinforcement run; `before` its pods do, something else may happen to them."""
+    bench.submit(**spec)
     succeed(bench, Stage.PERSONALIZE)
+    before()
     bench.run(R1, 2)
 
 
@@ -104,7 +108,7 @@ def test_a_rank_that_dies_restarts_the_gang_once(bench: Bench, operator: Operato
     assert (stage.attempt, stage.restarts.failures, stage.restarts.disruptions) == (2, 1, 0)
     assert stage.failure is not None
     assert (stage.failure.rank, stage.failure.exit_code) == (1, 137)
-    assert "the last line of the log" in stage.failure.message
+    assert stage.failure.log == ["the last line of the log"]
     bench.end(R2, 0, success(Stage.REINFORCE), count=2)
     succeed(bench, Stage.EVALUATE)
     bench.wait_true("Succeeded")

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from instructbooth.artifacts.checkpoints import CheckpointRef, list_checkpoints, prune_checkpoints
+from instructbooth.artifacts.checkpoints import CheckpointRef, list_checkpoints, prune_checkpoints, raise_fence
 from instructbooth.artifacts.commit import commit
+from instructbooth.artifacts.errors import Corrupt
 from instructbooth.artifacts.layout import MANIFEST, RunLayout, parse_checkpoint_manifest
 from instructbooth.artifacts.local import LocalStore
 from instructbooth.contract import Stage
@@ -86,3 +87,31 @@ def test_retention_deletes_the_manifest_first(
     prune_checkpoints(store, LAYOUT, Stage.REINFORCE, attempt=1, keep=1)
     assert deleted[0] == LAYOUT.checkpoint(Stage.REINFORCE, 1, 1) + MANIFEST
     assert store.list(LAYOUT.checkpoint(Stage.REINFORCE, 1, 1)) == []
+
+
+def test_what_a_zombie_saves_after_the_fence_is_believed_by_no_later_attempt(store: LocalStore, tmp_path: Path) -> None:
+    def begin(attempt: int) -> list[CheckpointRef]:
+        return raise_fence(store, LAYOUT, Stage.REINFORCE, attempt)
+
+    assert begin(1) == []
+    save(store, tmp_path / "f", Stage.REINFORCE, 1, 10)
+    assert begin(2) == [CheckpointRef(10, 1)]
+    save(store, tmp_path / "f", Stage.REINFORCE, 1, 99)  # the zombie
+    save(store, tmp_path / "f", Stage.REINFORCE, 2, 20)
+    assert begin(3) == [CheckpointRef(20, 2), CheckpointRef(10, 1)]
+    save(store, tmp_path / "f", Stage.REINFORCE, 2, 98)  # another one
+    # Attempt 4 died before it began: it made nothing, and left no fence.
+    save(store, tmp_path / "f", Stage.REINFORCE, 3, 30)
+    assert begin(5) == [CheckpointRef(30, 3), CheckpointRef(20, 2), CheckpointRef(10, 1)]
+
+
+def test_runs_of_before_there_were_fences_go_on(store: LocalStore, tmp_path: Path) -> None:
+    save(store, tmp_path / "f", Stage.REINFORCE, 1, 10)
+    save(store, tmp_path / "f", Stage.REINFORCE, 2, 20)
+    assert raise_fence(store, LAYOUT, Stage.REINFORCE, 3) == [CheckpointRef(20, 2), CheckpointRef(10, 1)]
+
+
+def test_a_fence_that_cannot_be_read_is_an_error(store: LocalStore) -> None:
+    store.put_bytes(LAYOUT.fence(Stage.REINFORCE, 1), b"{}")
+    with pytest.raises(Corrupt, match="no list of checkpoints"):
+        raise_fence(store, LAYOUT, Stage.REINFORCE, 2)

@@ -82,7 +82,8 @@ def test_a_child_that_the_status_does_not_know_is_adopted(world: World) -> None:
     assert world.live
     world.settle()
     assert world.launched == [P1]
-    assert world.stage(Stage.PERSONALIZE).attempt == 1
+    stage = world.stage(Stage.PERSONALIZE)
+    assert (stage.attempt, stage.nodes) == (1, 1)
 
 
 def test_the_next_attempt_is_adopted_too(world: World) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 
 import pytest
@@ -116,9 +117,21 @@ def test_without_pods_the_job_s_words_count(message: str, cause: Cause, code: in
 
 def test_the_last_lines_of_the_log_are_kept() -> None:
     log = "\n".join(f"line {number}" for number in range(100))
-    message = diagnose(1, job_failure(), Evidence((ended(3, 134, log),))).failure.message
-    assert message.startswith("rank 3 ended with exit code 134 (signal 6)\nline 80\n")
-    assert message.endswith("line 99")
+    failure = diagnose(1, job_failure(), Evidence((ended(3, 134, log),))).failure
+    assert failure.message == "rank 3 ended with exit code 134 (signal 6)"
+    assert failure.log == [f"line {number}" for number in range(80, 100)]
+
+
+def test_a_trainer_that_left_a_word_left_its_last_lines_in_it() -> None:
+    word = json.dumps({"reason": "InternalError", "message": "a defect", "log": [f"line {n}" for n in range(30)]})
+    failure = diagnose(1, job_failure(), Evidence((ended(0, 1, word), ended(1, 75, PEER_LOST)))).failure
+    assert (failure.rank, failure.exit_code, failure.reason) == (0, 1, "InternalError")
+    assert failure.log == [f"line {number}" for number in range(10, 30)]
+
+
+def test_one_killed_for_memory_left_its_last_lines_too() -> None:
+    failure = diagnose(1, job_failure(), Evidence((ended(0, 137, "epoch 3", reason="OOMKilled"),))).failure
+    assert (failure.reason, failure.log) == ("OutOfMemory", ["epoch 3"])
 
 
 def diagnosis(cause: Cause) -> Diagnosis:

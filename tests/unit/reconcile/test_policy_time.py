@@ -84,6 +84,33 @@ def test_suspend_and_resume_the_same_child() -> None:
     assert [event.reason for event in world.events] == ["StageStarted", "Suspended", "Resumed"]
 
 
+@pytest.mark.parametrize("stage", list(Stage))
+def test_any_stage_is_suspended_and_goes_on(stage: Stage) -> None:
+    """Pods go and with them their GPUs, the child and its attempt stay, nobody is charged, and the job ends well."""
+    world = started()
+    for each in Stage:
+        child = f"mascot-{each.value}-1"
+        world.run(child)
+        world.settle()
+        if each is stage:
+            world.edit(suspend=True)
+            world.settle()
+            assert (world.children[child].suspended, world.children[child].ready) == (True, 0)
+            assert (world.status.phase, world.stage(each).state) == (Phase.SUSPENDED, StageState.SUSPENDED)
+            assert world.plan().pull_from is None
+            world.wait(1000)
+            world.edit(suspend=False)
+            world.settle()
+            assert not world.children[child].suspended
+            world.run(child)
+            world.settle()
+        world.complete(child)
+        world.settle()
+    assert world.status.phase is Phase.SUCCEEDED
+    assert [(s.attempt, s.restarts) for s in world.status.stages] == [(1, Restarts())] * 3
+    assert world.status.active_seconds == 0  # the 1,000 s were not active ones
+
+
 def test_a_job_that_is_born_suspended_waits() -> None:
     world = started(suspend=True)
     assert (world.launched, world.status.phase, world.status.start_time) == ([], Phase.SUSPENDED, None)

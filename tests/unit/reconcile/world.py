@@ -9,8 +9,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from instructbooth.contract import API_VERSION, KIND, Label, Outcome, Stage
-from instructbooth.reconcile.actions import Action, Apply, DeleteChild, DeleteSelf, Event, Plan, SetSuspend
-from instructbooth.reconcile.observed import ChildFailure, ChildJob, Evidence, Exit, Observed, Pod, Rejection
+from instructbooth.reconcile.actions import Action, Apply, DeleteChild, DeleteSelf, Event, ForgetPod, Plan, SetSuspend
+from instructbooth.reconcile.observed import ChildFailure, ChildJob, Evidence, Exit, Observed, Pod, Rejection, Silence
 from instructbooth.reconcile.patch import merge_patch
 from instructbooth.reconcile.plan import plan
 from instructbooth.reconcile.pod import TrainerDefaults
@@ -62,6 +62,7 @@ class World:
     children: dict[str, ChildJob] = field(default_factory=dict)
     evidence: dict[str, Evidence] = field(default_factory=dict)
     progress: dict[str, Progress] = field(default_factory=dict)
+    silence: dict[str, Silence] = field(default_factory=dict)
     rejection: Rejection | None = None
     manifests: dict[str, JsonObject] = field(default_factory=dict)
     launched: list[str] = field(default_factory=list)
@@ -85,6 +86,7 @@ class World:
             now=self.now,
             children=tuple(self.children.values()),
             progress=dict(self.progress),
+            silence=dict(self.silence),
             rejection=self.rejection,
         )
         made = plan(deepcopy(self.job), observed, DEFAULTS)
@@ -109,6 +111,8 @@ class World:
         for _ in range(limit):
             made = self.reconcile()
             self.collect()
+            if self.gone:
+                return
             if not made.actions and made.requeue_after != 0.0 and not self.changes(self.plan()):
                 return
         raise AssertionError("the plan does not come to rest")
@@ -134,7 +138,12 @@ class World:
                     self.change(name, suspended=suspend, ready=0)
             case DeleteChild(name):
                 if name in self.children:
-                    self.change(name, deleting=True)
+                    self.change(name, deleting=True, deleted=self.now)
+            case ForgetPod(name, _):
+                self.evidence = {
+                    child: Evidence(tuple(pod for pod in found.pods if pod.name != name), found.warnings)
+                    for child, found in self.evidence.items()
+                }
             case DeleteSelf():
                 self.gone = True
 
@@ -159,6 +168,8 @@ class World:
     def collect(self) -> None:
         """The garbage collector and the Job controller finish deletions."""
         for name in [name for name, child in self.children.items() if child.deleting]:
+            if any(pod.deletion_due or pod.unreachable for pod in self.evidence.get(name, Evidence()).pods):
+                continue  # a pod whose kubelet never says that it is gone
             del self.children[name]
             self.evidence.pop(name, None)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -58,6 +59,18 @@ class Pod:
             return self.process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"hangs:\n{self.log.read_text()}") from None
+
+    def children(self) -> list[int]:
+        """The pids of its training processes."""
+        pid = self.process.pid
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+    def kill(self) -> None:
+        """End it and its training processes, whatever they do."""
+        if self.process.poll() is None:
+            for pid in (*self.children(), self.process.pid):
+                os.kill(pid, signal.SIGKILL)
+            self.process.wait()
 
     def outcome(self) -> Outcome:
         return parse(self.termination_log.read_bytes())
@@ -129,6 +142,4 @@ def make_gang(tmp_path: Path, make_job: Callable[..., ResolvedJob]) -> Iterator[
     yield make
     for gang in made:
         for pod in gang.pods:
-            if pod.process.poll() is None:
-                pod.process.kill()
-                pod.process.wait()
+            pod.kill()

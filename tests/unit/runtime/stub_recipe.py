@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import random
 import signal
@@ -64,6 +65,15 @@ class Counter:
         self.history.append(float(self.weight.sum()))
 
 
+def sleep_like_a_lost_mount() -> None:
+    time.sleep(3600)
+
+
+def hold_the_interpreter() -> None:
+    """A call into C that keeps the interpreter's lock: no other Python thread runs any more."""
+    ctypes.PyDLL(None).sleep(3600)
+
+
 def recipe(run: RunContext) -> Outcome:
     me = run.gang.rank
     if MODE == "user-error" and me == int(ARGUMENTS[0]):
@@ -81,6 +91,13 @@ def recipe(run: RunContext) -> Outcome:
     for step in range(first + 1, (10_000 if MODE == "wait" else STEPS) + 1):
         if MODE == "kill" and [me, step] == [int(a) for a in ARGUMENTS]:
             os.kill(os.getpid(), signal.SIGKILL)
+        if MODE == "zombie" and [me, step] == [int(a) for a in ARGUMENTS]:
+            os.kill(os.getpid(), signal.SIGSTOP)  # its node is cut off; when it comes back it goes on, and does harm
+            state.weight.data += 1000.0
+        if MODE == "hang" and [me, step] == [int(a) for a in ARGUMENTS]:
+            sleep_like_a_lost_mount()
+        if MODE == "hold" and [me, step] == [int(a) for a in ARGUMENTS]:
+            hold_the_interpreter()
         if MODE == "wait":
             time.sleep(0.05)
         state.step(run)

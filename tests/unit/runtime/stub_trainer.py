@@ -1,8 +1,9 @@
 """A trainer with a recipe that only counts, for tests of the launcher and of the worker: real processes, real gloo.
 
 `launch` is the pod's first process, `work` one of its training processes. STUB_MODE says what happens: `count`, `wait`,
-`kill:<rank>:<step>`, `user-error:<rank>`, `defect:<rank>`, `die-early:<rank>`, `together`, `diverge`, `import` (for
-ever); `alone` is a pod that runs its recipe in place although it should not.
+`kill:<rank>:<step>`, `zombie:<rank>:<step>` (it stops until SIGCONT), `hang:<rank>:<step>`, `hold:<rank>:<step>` (it
+hangs with the interpreter's lock), `user-error:<rank>`, `defect:<rank>`, `die-early:<rank>`, `together`, `diverge`,
+`import` (for ever); `alone` is a pod that runs its recipe in place although it should not.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ def main() -> int:
     if sys.argv[1] == "work" or MODE == "alone":
         return work()
     try:
+        launch.STACKS_AFTER = float(os.environ.get("STUB_STACKS_AFTER", launch.STACKS_AFTER))
         command = (sys.executable, "-m", "tests.unit.runtime.stub_trainer", "work")
         return launch.run_workers(read_environment(os.environ), os.environ, command)
     except TransientError as error:

@@ -60,15 +60,38 @@ def test_one_process_per_gpu_numbered_over_the_gang(env: dict[str, str], tmp_pat
         ({"INSTRUCTBOOTH_ATTEMPT": "one"}, "INSTRUCTBOOTH_ATTEMPT: 'one'"),
         ({"INSTRUCTBOOTH_INPUTS": '{"bake": 1}'}, "INSTRUCTBOOTH_INPUTS"),
         ({"INSTRUCTBOOTH_INPUTS": "[1]"}, "INSTRUCTBOOTH_INPUTS"),
-        ({"INSTRUCTBOOTH_COORDINATOR": ""}, "INSTRUCTBOOTH_COORDINATOR: unset, but the stage has 2 nodes"),
+        ({"INSTRUCTBOOTH_COORDINATOR": ""}, "INSTRUCTBOOTH_COORDINATOR: unset, but the gang has 2 nodes"),
         ({"JOB_COMPLETION_INDEX": ""}, "JOB_COMPLETION_INDEX"),
-        ({"JOB_COMPLETION_INDEX": "2"}, "JOB_COMPLETION_INDEX: 2, but the stage has 2 nodes"),
+        ({"JOB_COMPLETION_INDEX": "2"}, "JOB_COMPLETION_INDEX: 2, but the gang has 2 nodes"),
+        ({"INSTRUCTBOOTH_NODES": "1"}, "INSTRUCTBOOTH_NODES: 1, but the stage has 2 nodes"),
+        ({"INSTRUCTBOOTH_NODES": "3"}, "INSTRUCTBOOTH_NODES: 3, but the stage has 2 nodes"),
+        ({"INSTRUCTBOOTH_STALL_TIMEOUT": "soon"}, "INSTRUCTBOOTH_STALL_TIMEOUT: 'soon'"),
     ],
 )
 def test_a_bad_environment_names_its_variable(env: dict[str, str], change: dict[str, str], problem: str) -> None:
     with pytest.raises(UserError, match=problem) as caught:
         read_environment({**env, **change})
     assert caught.value.reason == "ConfigInvalid"
+
+
+def test_an_attempt_has_as_many_nodes_as_found_room(
+    env: dict[str, str], tmp_path: Path, make_job: Callable[..., ResolvedJob]
+) -> None:
+    job = make_job(reinforcement={"nodes": 4, "minNodes": 2, "gpusPerNode": 2})
+    (tmp_path / "job.json").write_text(json.dumps(job.to_wire()))
+    pod = read_environment({**env, "INSTRUCTBOOTH_NODES": "3"})
+    shutil.rmtree(pod.workdir)
+    assert (pod.nodes, pod.world_size) == (3, 6)
+    assert {w["WORLD_SIZE"] for w in worker_environments(pod, env, tmp_path)} == {"6"}
+    with pytest.raises(UserError, match="1, but the stage has 2 to 4 nodes"):
+        read_environment({**env, "INSTRUCTBOOTH_NODES": "1"})
+
+
+def test_the_timeout_is_the_attempt_s_and_else_the_job_s(env: dict[str, str]) -> None:
+    for given, seconds in (({}, 1800), ({"INSTRUCTBOOTH_STALL_TIMEOUT": "0"}, 0)):
+        pod = read_environment({**env, **given})
+        shutil.rmtree(pod.workdir)
+        assert pod.stall_timeout == seconds
 
 
 def test_cpu_quota_of_both_cgroup_versions(tmp_path: Path) -> None:

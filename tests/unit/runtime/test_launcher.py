@@ -57,6 +57,7 @@ def test_killed_and_resumed_ends_bit_for_bit_as_if_undisturbed(make_gang: Callab
     assert rough.pods[0].outcome().reason == "PeerLost"
     assert rough.pods[1].outcome().reason == "Killed"
     assert "SIGKILL" in rough.pods[1].outcome().message
+    assert "starting at the beginning" in rough.pods[1].outcome().log[-1]  # its own last line, found by the launcher
     assert not (rough.folder / OUTPUT.format(1)).exists()
 
     assert rough.run("count", nodes=2, attempt=2) == [0, 0]

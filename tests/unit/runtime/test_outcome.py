@@ -36,6 +36,16 @@ def test_a_cut_message_keeps_how_it_began_and_how_it_ended() -> None:
     assert len(render(Outcome("InternalError", "y" * 9000))) > TERMINATION_MESSAGE_LIMIT - 4
 
 
+def test_the_log_gets_the_room_that_is_left() -> None:
+    lines = [f"{number:03d} {'x' * 300}" for number in range(20)]
+    short = parse(render(Outcome("InternalError", "a defect", log=lines)))
+    assert short.message == "a defect"
+    assert len(short.log) == 13
+    assert short.log == lines[-13:]
+    assert parse(render(Outcome("InternalError", "y" * 9000, log=lines))).log == []
+    assert parse(render(Outcome("InternalError", "a defect", log=["one", "two"]))).log == ["one", "two"]
+
+
 def test_metrics_that_cannot_fit_go_before_the_reason_does() -> None:
     data = render(Outcome("Completed", "m", "s3://a", {f"a-long-metric-name-{i}": 0.1 for i in range(500)}))
     assert len(data) <= TERMINATION_MESSAGE_LIMIT

@@ -231,6 +231,13 @@ BAD: dict[str, tuple[Callable[[Manifest], object], str]] = {
     "headline-is-no-metric": (_set("evaluation.headline", "beauty"), "spec.evaluation.headline"),
     "endpoint-without-scheme": (_set("artifacts.endpoint", "minio:9000"), "spec.artifacts.endpoint"),
     "prefix-climbs-out": (_set("artifacts.prefix", "../other"), "spec.artifacts.prefix"),
+    "least-nodes-above-nodes": (
+        lambda manifest: manifest["spec"]["reinforcement"].update(nodes=2, minNodes=3),
+        "spec.reinforcement.minNodes",
+    ),
+    "no-least-nodes": (_set("personalization.minNodes", 0), "spec.personalization.minNodes"),
+    "impatient-watchdog": (_set("runPolicy", {"stallTimeoutSeconds": 29}), "spec.runPolicy.stallTimeoutSeconds"),
+    "negative-stall-timeout": (_set("runPolicy", {"stallTimeoutSeconds": -1}), "spec.runPolicy.stallTimeoutSeconds"),
     "text-for-a-number": (_set("personalization.steps", "many"), "spec.personalization.steps"),
 }
 

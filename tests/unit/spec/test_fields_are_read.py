@@ -19,6 +19,7 @@ from pydantic.alias_generators import to_camel
 from instructbooth.artifacts.access import open_store
 from instructbooth.contract import Env, PromptRole, Stage
 from instructbooth.reconcile.children import child_job
+from instructbooth.reconcile.observed import Evidence, Pod
 from instructbooth.spec.base import ApiModel
 from instructbooth.spec.job import InstructBoothJobSpec, ResolvedJob, RunPolicy
 from instructbooth.spec.sources import ImageSource, ModelSource, PromptSource
@@ -96,7 +97,11 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Reads:
 def operate() -> None:
     """All that the operator decides: pods of each stage, restarts, suspension, queue, deadline, clean-up."""
     for policy in ({"queueName": "team"}, {"activeDeadlineSeconds": 60}, {}):
-        world = World(job_object(runPolicy={**policy, "ttlSecondsAfterFinished": 1}))
+        shape: dict[str, Any] = {
+            "reinforcement": {"minNodes": 1},
+            "runPolicy": {**policy, "ttlSecondsAfterFinished": 1},
+        }
+        world = World(job_object(**shape))
         world.settle()
         world.edit(suspend=True)
         world.settle()
@@ -109,6 +114,9 @@ def operate() -> None:
         world.wait(10)
         world.settle()
         for _ in Stage:
+            world.wait(11)
+            world.evidence[world.launched[-1]] = Evidence((Pod("p0", 0, unschedulable="no room"),))
+            world.settle()
             world.complete(world.launched[-1])
             world.settle()
 
@@ -127,7 +135,7 @@ def train(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
         },
         reinforcement={
             "epochs": 1,
-            "earlyStopping": {"prompts": prompts, "imagesPerPrompt": 1, "intervalEpochs": 1},
+            "earlyStopping": {"prompts": prompts, "imagesPerPrompt": 2, "intervalEpochs": 1},
             "guards": {
                 "klCeiling": 1e6,
                 "identity": {

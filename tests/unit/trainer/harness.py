@@ -97,12 +97,14 @@ class Lab:
         """A resolved job whose artifacts lie under `uid`."""
         return ResolvedJob.model_validate({"namespace": "test", "name": "tiny", "uid": uid, "spec": spec(**stages)})
 
-    def run(self, job: ResolvedJob, stage: Stage, attempt: int = 1) -> Outcome:
-        """Run a stage in this process."""
+    def run(self, job: ResolvedJob, stage: Stage, attempt: int = 1, nodes: int | None = None) -> Outcome:
+        """Run a stage in this process; `nodes` are the attempt's where the stage has minNodes."""
         self.runs += 1
         workdir = self.root / f"work-{self.runs}"
         workdir.mkdir()
-        pod = PodEnvironment(job, stage, attempt, _inputs(stage), 0, None, local=True, workdir=workdir)
+        pod = PodEnvironment(
+            job, stage, attempt, _inputs(stage), 0, None, local=True, workdir=workdir, attempt_nodes=nodes
+        )
         with self.environment():
             context = make_context(pod, StopFlag())
         return load_recipe(stage)(context)

@@ -164,8 +164,8 @@ def numbered(*counts: int, classes: int = 0) -> Data:
     return Data(
         buckets,
         ["a", "b"],
-        class_latents,
-        torch.zeros(classes, dtype=torch.int64),
+        {0: class_latents} if classes else {},
+        {0: torch.zeros(classes, dtype=torch.int64)},
         ["c"] * bool(classes),
         torch.full((6,), 9.0),
     )
@@ -219,8 +219,8 @@ def test_two_passes_are_one_loss(tiny: TinyWorld, gamma: float | None) -> None:
     data = Data(
         [Bucket(square, torch.zeros(2, 6))],
         ["a star"],
-        square.flip(0),
-        torch.tensor([0, 0]),
+        {0: square.flip(0)},
+        {0: torch.tensor([0, 0])},
         ["the mascot"],
         torch.zeros(6),
     )
@@ -240,7 +240,9 @@ def test_the_loss_is_of_the_sizes_that_each_photo_has(
     model = DiffusionModel.load(folders["stable-diffusion-xl"], resolution=SIZE)
     buckets = fit(model, photos()[1:2], options())
     square = torch.tensor(conditioned_sizes((SIZE, SIZE), (SIZE, SIZE)))
-    data = Data(buckets, ["a star"], torch.zeros(1, *model.latent_shape), torch.tensor([0]), ["the mascot"], square)
+    data = Data(
+        buckets, ["a star"], {0: torch.zeros(1, *model.latent_shape)}, {0: torch.tensor([0])}, ["the mascot"], square
+    )
     told: list[list[float]] = []
     forward = model.forward
 

@@ -110,8 +110,9 @@ def test_stage_1_is_the_sum_of_both_ranks_gradients(lab: Lab) -> None:
     assert len(every.subject) == 3
     data = []
     for rank in range(WORLD):
-        own = share(len(every.classes), rank, WORLD)
-        data.append(replace(every, classes=every.classes[own], class_captions=every.class_captions[own]))
+        own = share(len(every.classes[0]), rank, WORLD)
+        classes, captions = every.classes[0][own], every.class_captions[0][own]
+        data.append(replace(every, classes={rank: classes}, class_captions={rank: captions}))
     objective = model.objective(None)
     adapter = Adapter(model, spec.lora, text_encoder=True, seed=spec.seed)
     optimizer = SynchronizedAdamW(run.accelerator, adapter, spec.learning_rate, MAX_GRAD_NORM, "fp32")

@@ -10,8 +10,10 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
 from instructbooth.spec.job import ResolvedJob
+from instructbooth_trainer.algorithms.surrogate import clipped_surrogate
 from instructbooth_trainer.diffusion.conditioning import Conditioning
 from instructbooth_trainer.diffusion.flow import FlowSchedule
+from instructbooth_trainer.recipes import reinforce
 from instructbooth_trainer.runtime.errors import UserError
 from tests.unit.trainer.harness import Lab
 from tests.unit.trainer.second_stage import REINFORCE, report, second_stage, stage_object
@@ -139,21 +141,24 @@ def test_no_pass_is_computed_twice(
     assert "kl_end" not in numbers
 
 
-def test_old_log_probabilities_of_the_first_update_are_those_before_it(
+def test_old_log_probabilities_are_those_before_the_first_update(
     lab: Lab, personalized: ResolvedJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A pass of its own, as for the other updates, gives the same weights to the last bit."""
-    trained = []
-    for own_pass in (False, True):
-        stage = stage_object(lab, second_stage(lab, personalized, innerEpochs=2, updatesPerEpoch=2))
-        pairs, _ = stage.rollouts.collect(0)
-        if own_pass:
-            batches = [rows for update in stage.updates(len(pairs.steps), 0, inner=0) for rows in update]
-            everything = stage.old_log_probs(pairs, batches)
-            monkeypatch.setattr(stage, "old_log_probs", lambda pairs, batches, own=everything: own)
-        stage.train(pairs, 0)
-        trained.append(stage.adapter.tensors())
-    assert all(torch.equal(tensor, trained[1][name]) for name, tensor in trained[0].items())
+    """In every inner epoch, and to the last bit, also where training's own pass stands for one."""
+    stage = stage_object(lab, second_stage(lab, personalized, innerEpochs=2, updatesPerEpoch=2))
+    pairs, _ = stage.rollouts.collect(0)
+    batches = [rows for inner in range(2) for update in stage.updates(24, 0, inner) for rows in update]
+    before = stage.old_log_probs(pairs, batches[: len(batches) // 2])
+    seen: list[torch.Tensor] = []
+
+    def spy(log_prob: torch.Tensor, old: torch.Tensor, *rest: Any) -> torch.Tensor:
+        seen.append(old.clone())
+        return clipped_surrogate(log_prob, old, *rest)
+
+    monkeypatch.setattr(reinforce, "clipped_surrogate", spy)
+    stage.train(pairs, 0)
+    assert len(seen) == len(batches) == 12
+    assert all(torch.equal(old, before[rows]) for old, rows in zip(seen, batches, strict=True))
 
 
 def test_kl_weight_holds_the_policy_back(lab: Lab, personalized: ResolvedJob) -> None:

@@ -3,7 +3,7 @@
 The subject's pictures lie in buckets of one size each: a single one, the model's square, unless aspect-ratio buckets
 are asked for. A batch has the subject's rows from one bucket, drawn so that every picture is as likely as every other,
 and class pictures, which are always square: where the sizes differ they are two passes and one loss.
-Ranks draw buckets of their own: all have about the same area, and so cost the same.
+Shares of a step draw buckets of their own: all have about the same area, and so cost the same.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from instructbooth_trainer.diffusion.model import DiffusionModel
 from instructbooth_trainer.diffusion.noise import keyed_generator
 from instructbooth_trainer.diffusion.objective import Objective
 from instructbooth_trainer.diffusion.prompts import class_text, expand
-from instructbooth_trainer.recipes.class_images import class_latents
+from instructbooth_trainer.recipes.class_images import class_latents, share
 from instructbooth_trainer.runtime.captions import has_captions
 from instructbooth_trainer.runtime.context import RunContext
 
@@ -53,16 +53,16 @@ class Data:
     Attributes:
         subject: the subject's pictures, mirrored ones among them if asked for, by size.
         captions: their captions with the identifier, one per template or one per picture.
-        classes: latents of this rank's class pictures, [n, *latent_shape]; empty without prior preservation.
-        class_captions: index of each class picture's template, [n].
+        classes: latents of class pictures by this rank's shares, [n, *latent_shape]; empty without prior preservation.
+        class_captions: index of each class picture's template by share, [n].
         class_texts: class prompts, one per template.
         class_sizes: of the square, [6].
     """
 
     subject: list[Bucket]
     captions: list[str]
-    classes: Tensor
-    class_captions: Tensor
+    classes: dict[int, Tensor]
+    class_captions: dict[int, Tensor]
     class_texts: list[str]
     class_sizes: Tensor
 
@@ -91,8 +91,13 @@ class Rows:
     sizes: Tensor
 
 
+def shares(run: RunContext) -> range:
+    """The shares of a step that this rank goes through: its own, and those of processes that this attempt lacks."""
+    return range(run.gang.rank, run.job.spec.personalization.world_size, run.gang.world_size)
+
+
 def prepare(run: RunContext, model: DiffusionModel) -> Data:
-    """Encode the subject's pictures and get this rank's share of the class pictures. Collective."""
+    """Encode the subject's pictures and get this rank's shares of the class pictures. Collective."""
     spec, subject = run.job.spec.personalization, run.job.spec.subject
     pictures = run.subject_images()
     templates, captions_of = spec.caption_templates, None
@@ -108,9 +113,11 @@ def prepare(run: RunContext, model: DiffusionModel) -> Data:
     square = (model.resolution, model.resolution)
     sizes = torch.tensor(conditioned_sizes(square, square))
     if not spec.prior_preservation.weight:
-        none = torch.zeros(0, *model.latent_shape)
-        return Data(buckets, captions, none, torch.zeros(0, dtype=torch.int64), [], sizes)
-    return Data(buckets, captions, *class_latents(run, model, class_texts), class_texts, sizes)
+        return Data(buckets, captions, {}, {}, [], sizes)
+    classes, texts = class_latents(run, model, class_texts)
+    numbers = {n: share(len(classes), n, spec.world_size) for n in shares(run)}
+    own = {n: classes[of_share].to(model.device) for n, of_share in numbers.items()}
+    return Data(buckets, captions, own, {n: texts[of_share] for n, of_share in numbers.items()}, class_texts, sizes)
 
 
 def fit(
@@ -158,31 +165,31 @@ def fit(
     ]
 
 
-def choose_bucket(spec: Personalization, data: Data, number: int, rank: int) -> Bucket:
+def choose_bucket(spec: Personalization, data: Data, number: int, share_number: int) -> Bucket:
     """The bucket of a batch's subject rows: each with the share of the pictures that it holds."""
     if len(data.subject) == 1:
         return data.subject[0]
     ends = torch.tensor([len(bucket.latents) for bucket in data.subject]).cumsum(0)
-    picture = torch.randint(int(ends[-1]), (1,), generator=keyed_generator(spec.seed, "bucket", number, rank))
+    picture = torch.randint(int(ends[-1]), (1,), generator=keyed_generator(spec.seed, "bucket", number, share_number))
     return data.subject[int(torch.searchsorted(ends, picture, right=True))]
 
 
-def batch(spec: Personalization, data: Data, number: int, rank: int, objective: Objective) -> list[Rows]:
-    """The rows of one batch on one rank, a pure function of (seed, number, rank).
+def batch(spec: Personalization, data: Data, number: int, share_number: int, objective: Objective) -> list[Rows]:
+    """The rows of one batch of a share, a pure function of (seed, number, share).
 
     Args:
         spec: batchSize and seed.
         data: what is drawn from.
         number: of the batch, counted over the steps.
-        rank: who draws.
+        share_number: which of the gang's shares of a step.
         objective: draws the timesteps.
 
     Returns:
         batchSize rows of the subject, then as many class pictures if there are any; one part, or two where the sizes of
         the two differ.
     """
-    bucket = choose_bucket(spec, data, number, rank)
-    generator = keyed_generator(spec.seed, "batch", number, rank)
+    bucket = choose_bucket(spec, data, number, share_number)
+    generator = keyed_generator(spec.seed, "batch", number, share_number)
 
     def choose(count: int) -> Tensor:
         return torch.randint(count, (spec.batch_size,), generator=generator)
@@ -190,10 +197,11 @@ def batch(spec: Personalization, data: Data, number: int, rank: int, objective: 
     chosen = choose(len(bucket.latents))
     texts = choose(len(data.captions)) if bucket.captions is None else bucket.captions[chosen]
     parts = [(bucket.latents[chosen], texts, bucket.sizes[chosen])]
-    if len(data.classes):
-        chosen = choose(len(data.classes))
-        texts = len(data.captions) + data.class_captions[chosen]
-        classes = (data.classes[chosen], texts, data.class_sizes.expand(len(chosen), -1))
+    if data.classes:
+        own = data.classes[share_number]
+        chosen = choose(len(own))
+        texts = len(data.captions) + data.class_captions[share_number][chosen]
+        classes = (own[chosen], texts, data.class_sizes.expand(len(chosen), -1))
         if classes[0].shape == parts[0][0].shape:
             parts = [tuple(torch.cat(pair) for pair in zip(parts[0], classes, strict=True))]  # type: ignore[list-item]
         else:

@@ -35,14 +35,13 @@ SUFFIXES = (".safetensors", ".json", ".txt", ".model")
 
 
 def class_latents(run: RunContext, model: DiffusionModel, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """This rank's class pictures: numbers rank, rank + world, ... of all of them. Collective.
+    """All class pictures, on the CPU. Collective.
 
     Drawn by the base model, where nobody drew them before: call it before an adapter is added.
 
     Returns:
         latents [n, *latent_shape] and the index of each one's class text, [n].
     """
-    prior, gang = run.job.spec.personalization.prior_preservation, run.gang
     shared = open_artifact(run, model, texts)
     pieces = shared.read()
     for _ in range(2):  # twice where a piece that was found turns out to be damaged
@@ -51,13 +50,13 @@ def class_latents(run: RunContext, model: DiffusionModel, texts: Sequence[str]) 
             pieces = shared.read()
     if pieces is None:
         raise RunError("ClassImagesUnreadable", f"{shared.store.url(shared.prefix)} does not keep what is written")
-    numbers = share(prior.num_images, gang.rank, gang.world_size)
-    return torch.cat(pieces)[numbers].to(model.device), numbers % len(texts)
+    latents = torch.cat(pieces)
+    return latents, torch.arange(len(latents)) % len(texts)
 
 
-def share(num_images: int, rank: int, world_size: int) -> Tensor:
-    """Numbers of the pictures a rank trains on; where there are more processes than pictures, some have the same."""
-    return torch.arange(rank % num_images, num_images, world_size)
+def share(num_images: int, number: int, count: int) -> Tensor:
+    """Numbers of the pictures of a share; where there are more shares than pictures, some have the same."""
+    return torch.arange(number % num_images, num_images, count)
 
 
 def open_artifact(run: RunContext, model: DiffusionModel, texts: Sequence[str]) -> SharedArtifact:

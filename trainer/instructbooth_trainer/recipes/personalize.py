@@ -5,10 +5,12 @@ DreamBooth (arXiv 2208.12242) as InstructBooth (arXiv 2312.03011) uses it: capti
 
 Assumptions and deviations, for neither paper published its code:
 - LoRA on U-Net or transformer (and optionally text encoders) instead of all weights: stage 2 needs a small policy.
-- Class latents are kept as the sampler left them, not decoded and encoded again (class_images.py). Each rank trains on
-  its own share of them, as a sharded data loader would. Their captions are the templates with the class noun alone.
+- Class latents are kept as the sampler left them, not decoded and encoded again (class_images.py). Each share of a step
+  has its own share of them, as a sharded data loader would. Their captions are the templates with the class noun alone.
+- A step is made of as many shares as the whole gang has processes. Where an attempt has fewer (minNodes), each process
+  goes through several: the same rows, so the same step and the same learning rate, only later.
 - The subject's latents are the posterior's mean, made once; so are the embeddings unless the text encoder is trained.
-- Every random number is keyed by (seed, batch, rank): a resumed run repeats an unbroken one bit for bit.
+- Every random number is keyed by (seed, batch, share): a resumed run repeats an unbroken one bit for bit.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -31,7 +34,7 @@ from instructbooth_trainer.diffusion.model import DiffusionModel
 from instructbooth_trainer.diffusion.objective import Objective
 from instructbooth_trainer.recipes.adoption import adopt
 from instructbooth_trainer.recipes.average import AdapterAverage
-from instructbooth_trainer.recipes.batches import Rows, batch, prepare
+from instructbooth_trainer.recipes.batches import Rows, batch, prepare, shares
 from instructbooth_trainer.recipes.export import write_adapter
 from instructbooth_trainer.recipes.plateau import BEST, Plateau
 from instructbooth_trainer.recipes.training import AdapterState, SynchronizedAdamW, samples_sheet
@@ -71,19 +74,19 @@ def run(run: RunContext) -> Outcome:
     pictures = ValidationPictures(run, model, state, average)
     plateau = Plateau(run, model, objective, data, adapter, state, average)
     run.start_checkpoints(spec.checkpoint_interval_steps)
-    start, batches = run.resume(state), spec.gradient_accumulation_steps
+    start, batches, own = run.resume(state), spec.gradient_accumulation_steps, shares(run)
 
     fixed = None if spec.train_text_encoder else model.condition(data.texts, guidance=1.0)
-    per_step = (2 if len(data.classes) else 1) * spec.batch_size * batches * run.gang.world_size
+    per_step = (2 if data.classes else 1) * spec.batch_size * batches * spec.world_size
     run.progress.start(spec.steps, "steps", done=start)
     if start == 0:
         pictures.after(0)
     began = time.monotonic()
     for step in range(start, spec.steps):
         total = 0.0
-        for number in range(step * batches, (step + 1) * batches):
-            rows = batch(spec, data, number, run.gang.rank, objective)
-            with adapter.dropping(spec.seed, "dropout", number, run.gang.rank):
+        for share_number, number in product(own, range(step * batches, (step + 1) * batches)):
+            rows = batch(spec, data, number, share_number, objective)
+            with adapter.dropping(spec.seed, "dropout", number, share_number):
                 conditioning = model.condition(data.texts, guidance=1.0) if fixed is None else fixed
                 loss = batch_loss(model, objective, spec, rows, conditioning)
                 optimizer.backward(loss)
@@ -91,7 +94,7 @@ def run(run: RunContext) -> Outcome:
         optimizer.set_learning_rate(
             learning_rate(spec.learning_rate, spec.schedule, step, spec.steps, spec.warmup_steps)
         )
-        result = optimizer.step(count=batches, total_loss=total)
+        result = optimizer.step(count=len(own) * batches, total_loss=total)
         average.update(step)
         state.curve.append({"loss": result.loss})
         speed = (step + 1 - start) * per_step / (time.monotonic() - began)

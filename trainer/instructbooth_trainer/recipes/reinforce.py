@@ -147,6 +147,7 @@ class Reinforce:
                     sums += torch.stack([kl.detach().sum(), clipped])
                     count += len(rows)
                 steps.append(self.optimizer.step(sum(len(rows) for rows in update), float(total)))
+                self.run.progress.beat()
         end = torch.zeros((), device=self.model.device)
         if reference is not None and self.watch.wants_kl:
             with torch.no_grad():

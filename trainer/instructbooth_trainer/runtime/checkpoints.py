@@ -17,7 +17,7 @@ from pydantic import JsonValue
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from instructbooth.artifacts.checkpoints import CheckpointRef, list_checkpoints, prune_checkpoints
+from instructbooth.artifacts.checkpoints import CheckpointRef, prune_checkpoints, raise_fence
 from instructbooth.artifacts.commit import commit, fetch
 from instructbooth.artifacts.errors import ArtifactMissing, Corrupt
 from instructbooth.artifacts.layout import RunLayout
@@ -79,12 +79,7 @@ class Checkpointer:
 
         A checkpoint that does not verify is passed over with a warning: an older one is as good, only slower.
         """
-        tried: list[CheckpointRef] = []
-        while True:
-            ref = self.gang.once(lambda: self._newest(tried))
-            if ref is None:
-                log.info("%s: no checkpoint, starting at the beginning", self.stage.value)
-                return 0
+        for ref in self.gang.once(lambda: raise_fence(self.store, self.layout, self.stage, self.attempt)):
             folder = self.workdir / "resume"
             whole = self.gang.once_per_node(lambda ref=ref, folder=folder: self._fetch(ref, folder))  # type: ignore[misc]
             if all(self.gang.gather(whole)):
@@ -92,11 +87,8 @@ class Checkpointer:
                 log.info("%s: going on from step %d of attempt %d", self.stage.value, ref.step, ref.attempt)
                 self._last_saved = ref.step
                 return ref.step
-            tried.append(ref)
-
-    def _newest(self, tried: list[CheckpointRef]) -> CheckpointRef | None:
-        refs = list_checkpoints(self.store, self.layout, self.stage, self.attempt)
-        return next((ref for ref in refs if ref not in tried), None)
+        log.info("%s: no checkpoint, starting at the beginning", self.stage.value)
+        return 0
 
     def _fetch(self, ref: CheckpointRef, folder: Path) -> bool:
         try:

@@ -30,6 +30,8 @@ class PodEnvironment:
         inputs: attempt that succeeded, by earlier stage.
         node_rank: index of the pod in the gang.
         coordinator: host name of pod 0; None when the gang is one pod.
+        attempt_nodes: pods of the gang, where this attempt has fewer than the stage's nodes.
+        stall_timeout: seconds after which a process that does not move ends itself; 0: never.
         local: whether artifacts go to a local folder (no cluster).
         workdir: scratch folder, made if absent.
     """
@@ -42,16 +44,23 @@ class PodEnvironment:
     coordinator: str | None
     local: bool
     workdir: Path
+    attempt_nodes: int | None = None
+    stall_timeout: int = 0
 
     @property
     def nodes(self) -> int:
-        """Pods of the gang."""
-        return self.job.spec.stage(self.stage).nodes
+        """Pods of the gang in this attempt."""
+        return self.attempt_nodes or self.job.spec.stage(self.stage).nodes
 
     @property
     def processes(self) -> int:
         """Processes of this pod: one per GPU, one on CPU."""
         return max(1, self.job.spec.stage(self.stage).gpus_per_node)
+
+    @property
+    def world_size(self) -> int:
+        """Processes of the gang in this attempt."""
+        return self.nodes * self.processes
 
 
 def read_environment(env: Mapping[str, str]) -> PodEnvironment:
@@ -71,13 +80,17 @@ def read_environment(env: Mapping[str, str]) -> PodEnvironment:
         inputs = {Stage(k): int(v) for k, v in json.loads(env.get(Env.INPUTS) or "{}").items()}
     except (ValueError, AttributeError, TypeError) as error:
         raise _invalid(Env.INPUTS, f'{error}; an object such as {{"personalize": 1}}') from error
-    nodes = job.spec.stage(stage).nodes
+    shape = job.spec.stage(stage)
+    nodes = _number(env, Env.NODES, shape.nodes)
+    if not (shape.min_nodes or shape.nodes) <= nodes <= shape.nodes:
+        least = f"{shape.min_nodes} to " if shape.min_nodes else ""
+        raise _invalid(Env.NODES, f"{nodes}, but the stage has {least}{shape.nodes} nodes")
     coordinator = env.get(Env.COORDINATOR) or None
     if nodes > 1 and coordinator is None:
-        raise _invalid(Env.COORDINATOR, f"unset, but the stage has {nodes} nodes")
+        raise _invalid(Env.COORDINATOR, f"unset, but the gang has {nodes} nodes")
     node_rank = _number(env, Env.NODE_RANK, None if nodes > 1 else 0)
     if node_rank >= nodes:
-        raise _invalid(Env.NODE_RANK, f"{node_rank}, but the stage has {nodes} nodes")
+        raise _invalid(Env.NODE_RANK, f"{node_rank}, but the gang has {nodes} nodes")
     return PodEnvironment(
         job=job,
         stage=stage,
@@ -87,6 +100,8 @@ def read_environment(env: Mapping[str, str]) -> PodEnvironment:
         coordinator=coordinator,
         local=bool(env.get(Env.STORE)),
         workdir=_workdir(env),
+        attempt_nodes=nodes,
+        stall_timeout=_number(env, Env.STALL_TIMEOUT, job.spec.run_policy.stall_timeout_seconds),
     )
 
 

@@ -19,8 +19,20 @@ _CUT = " [...] "
 def render(outcome: Outcome, limit: int = TERMINATION_MESSAGE_LIMIT) -> bytes:
     """The outcome as UTF-8 JSON of at most `limit` bytes.
 
-    What is too long loses the middle of its message (how it began and how it ended say most), and then its metrics.
+    What is too long loses the middle of its message (how it began and how it ended say most), and then its metrics. The
+    log gets what room is left: its newest lines.
     """
+    lines, outcome = outcome.log, replace(outcome, log=[])
+    encoded = _render(outcome, limit)
+    kept = parse(encoded)
+    for first in range(len(lines)):
+        longer = _encode(replace(kept, log=lines[first:]))
+        if len(longer) <= limit:
+            return longer
+    return encoded
+
+
+def _render(outcome: Outcome, limit: int) -> bytes:
     encoded = _encode(outcome)
     if len(encoded) <= limit:
         return encoded

@@ -41,12 +41,14 @@ class ProgressReporter:
         speak: bool = True,
         now: Callable[[], float] = time.time,
         line_interval: float = 5.0,
+        on_beat: Callable[[str], None] = lambda where: None,
     ) -> None:
         self._labels = (labels.namespace, labels.job, labels.stage.value)
         self._stage = labels.stage
         self._speak = speak
         self._now = now
         self._line_interval = line_interval
+        self._on_beat = on_beat
         self._last_line = float("-inf")
         self._began = (now(), 0)  # time and step at which the present unit of work began
         self._progress = Progress()
@@ -121,6 +123,7 @@ class ProgressReporter:
         heartbeat = datetime.fromtimestamp(self._now(), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         with self._lock:
             self._progress = progress.model_copy(update={"heartbeat": heartbeat})
+        self._on_beat(f"{progress.step} of {progress.total} {progress.unit}" if progress.total else "")
         self._gauge("stage_progress_ratio", "Share of the stage's work that is done.").labels(*self._labels).set(
             progress.step / progress.total if progress.total else 0.0
         )

@@ -32,6 +32,7 @@ from instructbooth.spec.sources import (
 )
 from instructbooth.spec.sources import S3Location as S3
 from instructbooth_trainer.runtime.errors import UserError
+from instructbooth_trainer.runtime.growing import beating_while_it_grows
 from instructbooth_trainer.runtime.hub import PUBLISHED_PICKLES, download_snapshot
 
 log = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ MAX_PIXELS = 64_000_000
 
 
 class Sources:
-    """Resolves sources to local folders. One process per node downloads; `beat` is called between files."""
+    """Resolves sources to local folders. One process per node downloads; `beat` is called while bytes come."""
 
     def __init__(
         self,
@@ -68,11 +69,9 @@ class Sources:
             folder = self._volume(source.pvc)
             if not folder.is_dir():
                 raise UserError("ModelNotFound", f"the volume claim {source.pvc.claim_name} has no folder {folder}")
-        elif source.hub is not None:
-            folder = self._hub(source.hub)
         else:
-            assert source.s3 is not None  # the schema's rule: exactly one source
-            folder = self._s3_model(source.s3)
+            with beating_while_it_grows(self._models, self._beat):
+                folder = self._download_model(source)
         check_model_folder(folder)
         return folder
 
@@ -86,6 +85,12 @@ class Sources:
                 download_snapshot(source.hub, partial, token=os.environ.get("HF_TOKEN"), adapter=True)
         check_model_folder(folder)
         return folder
+
+    def _download_model(self, source: ModelSource) -> Path:
+        if source.hub is not None:
+            return self._hub(source.hub)
+        assert source.s3 is not None  # the schema's rule: exactly one source
+        return self._s3_model(source.s3)
 
     def image_folder(self, source: ImageSource) -> Path:
         """The folder with the subject's pictures and their captions, downloaded if need be."""

@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -28,15 +29,17 @@ from instructbooth_trainer.runtime.gang import Gang
 from instructbooth_trainer.runtime.progress import ProgressReporter, RunLabels
 from instructbooth_trainer.runtime.sources import Sources
 from instructbooth_trainer.runtime.stop import StopFlag
+from instructbooth_trainer.runtime.tail import LogTail
 from instructbooth_trainer.runtime.threads import choose_threads
+from instructbooth_trainer.runtime.watchdog import Watchdog, listen_for_stacks
 
 log = logging.getLogger(__name__)
 
 COLLECTIVE_TIMEOUT = timedelta(seconds=300)
 
 
-def setup_logging(rank: str) -> None:
-    """Everything to stdout, one line each, with the rank."""
+def setup_logging(rank: str) -> LogTail:
+    """Everything to stdout, one line each, with the rank; returns what remembers the last ones."""
     logging.basicConfig(
         level=logging.INFO,
         stream=sys.stdout,
@@ -45,6 +48,10 @@ def setup_logging(rank: str) -> None:
         force=True,
     )
     logging.getLogger("httpx").setLevel(logging.WARNING)
+    root, tail = logging.getLogger(), LogTail(os.environ)
+    tail.setFormatter(root.handlers[0].formatter)
+    root.addHandler(tail)
+    return tail
 
 
 def load_recipe(stage: Stage) -> Callable[[RunContext], Outcome]:
@@ -66,21 +73,40 @@ def make_accelerator(world_size: int, *, gpu: bool) -> Accelerator:
     if accelerator.num_processes != world_size:
         raise UserError(
             "WorldSizeMismatch",
-            f"the spec asks for {world_size} processes (nodes x max(1, gpusPerNode)), this gang has "
+            f"this attempt is to have {world_size} processes (its nodes x max(1, gpusPerNode)), this gang has "
             f"{accelerator.num_processes}",
         )
     return accelerator
 
 
-def make_context(pod: PodEnvironment, stop: StopFlag) -> RunContext:
-    """Everything a recipe needs, checked; rank 0's progress is served from here on."""
+def make_watchdog(pod: PodEnvironment, tail: LogTail) -> Watchdog | None:
+    """A watchdog, unless the job wants none. It ends the process as the contract has it."""
+    if not pod.stall_timeout:
+        return None
+
+    def end(outcome: Outcome) -> None:
+        log.error("%s: %s", outcome.reason, outcome.message)
+        outcomes.write(replace(outcome, log=tail.lines), os.environ)
+        sys.stdout.flush()
+        os._exit(ExitCode.STALLED)
+
+    return Watchdog(pod.stall_timeout, int(os.environ.get("RANK", "0")), end)
+
+
+def make_context(pod: PodEnvironment, stop: StopFlag, watchdog: Watchdog | None = None) -> RunContext:
+    """Everything a recipe needs, checked; rank 0's progress is served from here on.
+
+    The watchdog watches from then on: until then every wait has a bound of its own.
+    """
     shape = pod.job.spec.stage(pod.stage)
     progress = ProgressReporter(
-        RunLabels(pod.job.namespace, pod.job.name, pod.stage), speak=os.environ.get("RANK", "0") == "0"
+        RunLabels(pod.job.namespace, pod.job.name, pod.stage),
+        speak=os.environ.get("RANK", "0") == "0",
+        on_beat=watchdog.beat if watchdog else lambda where: None,
     )
     if os.environ.get("RANK", "0") == "0" and not pod.local:
         progress.serve(contract.Port.METRICS)
-    accelerator = make_accelerator(shape.world_size, gpu=shape.gpus_per_node > 0)
+    accelerator = make_accelerator(pod.world_size, gpu=shape.gpus_per_node > 0)
     gang = Gang(accelerator.process_index, accelerator.local_process_index, accelerator.num_processes)
     torch.use_deterministic_algorithms(shape.gpus_per_node == 0)
     store = open_store(pod.job.spec.artifacts, os.environ)
@@ -97,6 +123,8 @@ def make_context(pod: PodEnvironment, stop: StopFlag) -> RunContext:
         accelerator.device,
         torch.get_num_threads(),
     )
+    if watchdog is not None:
+        watchdog.start()
     return RunContext(
         job=pod.job,
         stage=pod.stage,
@@ -119,20 +147,27 @@ def run_worker(pod: PodEnvironment | None = None) -> int:
     Args:
         pod: what the environment says, where it has been read already.
     """
-    setup_logging(f"[{os.environ.get('RANK', '0')}]")
-    stop = StopFlag()
+    tail = setup_logging(f"[{os.environ.get('RANK', '0')}]")
+    listen_for_stacks()  # before SIGTERM is listened to: who survives that signal can be asked for its stacks
+    stop, watchdog = StopFlag(), None
     stop.install()
     try:
         pod = pod or read_environment(os.environ)
         torch.set_num_threads(choose_threads(pod.processes, os.environ))
-        context = make_context(pod, stop)
-        outcome = load_recipe(pod.stage)(context)
+        watchdog = make_watchdog(pod, tail)
+        context = make_context(pod, stop, watchdog)
+        recipe = load_recipe(pod.stage)
+        context.progress.beat()
+        outcome = recipe(context)
         code: int = ExitCode.OK
         context.gang.barrier()
         context.progress.close()
     except BaseException as error:  # the border of the process: everything becomes a code and a word
         code, outcome = classify(error)
         log.error("%s: %s", outcome.reason, outcome.message, exc_info=error if code == 1 else None)
+        outcome = replace(outcome, log=tail.lines)
+    if watchdog is not None:
+        watchdog.stop()
     outcomes.write(outcome, os.environ)
     if code == ExitCode.OK:
         if dist.is_initialized():

@@ -1,0 +1,178 @@
+"""Nodes that answer nobody: what their pods show, who is charged, and how the gang gets away from them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from instructbooth.contract import PEER_LOST, ExitCode, Stage
+from instructbooth.reconcile.actions import DeleteChild, ForgetPod
+from instructbooth.reconcile.observed import ChildFailure, Evidence, Exit, Pod
+from instructbooth.reconcile.policies.retry import Cause, diagnose, undecided
+from instructbooth.spec.status import Restarts, StageState
+from tests.unit.reconcile.test_plan import P1, R1, R2, through
+from tests.unit.reconcile.world import START, World, job_object
+
+VICTIM = f'{{"reason": "{PEER_LOST}", "message": "gloo"}}'
+
+
+def after(seconds: float) -> Any:
+    return START + timedelta(seconds=seconds)
+
+
+def pod_object(phase: str, ready: str, containers: str) -> dict[str, Any]:
+    conditions = [
+        {"type": "Ready", "status": ready, "lastTransitionTime": "2026-11-23T09:00:40Z"},
+        {"type": "ContainersReady", "status": containers, "lastTransitionTime": "2026-11-23T09:00:00Z"},
+    ]
+    meta = {
+        "name": "p1",
+        "uid": "u1",
+        "deletionTimestamp": "2026-11-23T09:06:40Z",
+        "deletionGracePeriodSeconds": 60,
+        "annotations": {"batch.kubernetes.io/job-completion-index": "1"},
+    }
+    return {"metadata": meta, "spec": {"nodeName": "n1"}, "status": {"phase": phase, "conditions": conditions}}
+
+
+@pytest.mark.parametrize(
+    ("phase", "ready", "containers", "lost"),
+    [
+        ("Running", "False", "True", True),
+        ("Running", "True", "True", False),
+        ("Running", "False", "False", False),  # its container is not ready: the kubelet said so itself
+        ("Failed", "False", "True", False),
+        ("Pending", "False", "False", False),
+    ],
+)
+def test_a_pod_itself_shows_that_its_node_is_silent(phase: str, ready: str, containers: str, lost: bool) -> None:
+    pod = Pod.from_object(pod_object(phase, ready, containers))
+    assert pod.unreachable == (after(40) if lost else None)
+    assert (pod.node, pod.uid) == ("n1", "u1")
+    assert pod.deletion_asked == after(340)
+
+
+@pytest.mark.parametrize(("seconds", "astray"), [(0, False), (429, False), (430, True)])
+def test_a_pod_is_astray_half_a_minute_past_its_grace(seconds: int, astray: bool) -> None:
+    assert Pod.from_object(pod_object("Running", "False", "True")).astray(after(seconds)) is astray
+
+
+SURVIVOR = Pod("p0", 0, "Failed", exit=Exit(ExitCode.TRANSIENT, "Error", VICTIM, after(2)))
+LOST = Pod("p1", 1, "Running", unreachable=after(45), node="n1")
+SILENT = Pod("p1", 1, "Running", deletion_asked=after(2))
+
+
+@pytest.mark.parametrize(
+    ("pods", "cause", "rank", "reason"),
+    [
+        pytest.param([SURVIVOR, LOST], Cause.DISRUPTION, 1, "NodeLost", id="survivors noticed first"),
+        pytest.param(
+            [replace(LOST, disrupted=after(340), deletion_asked=after(340))],
+            Cause.DISRUPTION,
+            1,
+            "NodeLost",
+            id="evicted from a silent node",
+        ),
+        pytest.param(
+            [Pod("p0", 0, "Failed", exit=Exit(1, "Error", "", after(2))), LOST],
+            Cause.FAILURE,
+            0,
+            "TrainerFailed",
+            id="a rank that failed of itself before",
+        ),
+        pytest.param([SURVIVOR, SILENT], Cause.FAILURE, 0, "PeerLost", id="nothing known of the other"),
+    ],
+)
+def test_who_is_charged(pods: list[Pod], cause: Cause, rank: int, reason: str) -> None:
+    found = diagnose(1, ChildFailure("PodFailurePolicy", "", after(3)), Evidence(tuple(pods)))
+    assert (found.cause, found.failure.rank, found.failure.reason) == (cause, rank, reason)
+    if reason == "NodeLost":
+        assert found.failure.message == "the node n1 of rank 1 answers nobody since 2026-11-23T09:00:45Z"
+
+
+@pytest.mark.parametrize(
+    ("pods", "open_question"),
+    [
+        ([SURVIVOR, SILENT], True),
+        ([SURVIVOR, LOST], False),
+        ([SURVIVOR, replace(SURVIVOR, rank=1)], False),
+        ([SURVIVOR, Pod("p1", 1, "Failed", exit=Exit(137, "Error", "", after(2)))], False),
+        ([Pod("p0", 0, "Failed", exit=Exit(1, "Error", "", after(2))), SILENT], False),
+        ([SURVIVOR, replace(SILENT, disrupted=after(1))], False),
+        ([SILENT], False),
+        ([], False),
+    ],
+)
+def test_victims_alone_leave_the_question_open(pods: list[Pod], open_question: bool) -> None:
+    assert undecided(Evidence(tuple(pods))) is open_question
+
+
+@pytest.fixture
+def world() -> World:
+    """Reinforcement runs on two nodes."""
+    made = through(World(job_object()), P1)
+    made.run(R1)
+    made.settle()
+    return made
+
+
+def test_the_verdict_waits_for_the_node_controller(world: World) -> None:
+    world.end(R1, replace(SURVIVOR, exit=Exit(75, "Error", VICTIM, world.now)), Pod("p1", 1, "Running"))
+    assert world.reconcile().requeue_after == 10
+    assert world.stage(Stage.REINFORCE).state is StageState.RUNNING
+    world.wait(45)
+    lost = Pod("p1", 1, "Running", unreachable=world.now, node="n1", uid="u1")
+    world.evidence[R1] = Evidence((world.evidence[R1].pods[0], lost))
+    world.reconcile()
+    stage = world.stage(Stage.REINFORCE)
+    assert (stage.state, stage.restarts) == (StageState.RESTARTING, Restarts(disruptions=1))
+    assert stage.failure is not None
+    assert stage.failure.reason == "NodeLost"
+
+
+def test_where_nothing_comes_to_light_the_verdict_falls_all_the_same(world: World) -> None:
+    world.end(R1, replace(SURVIVOR, exit=Exit(75, "Error", VICTIM, world.now)), Pod("p1", 1, "Running"))
+    world.wait(119)
+    world.settle()
+    assert world.stage(Stage.REINFORCE).restarts == Restarts()
+    world.wait(1)
+    world.reconcile()
+    assert world.stage(Stage.REINFORCE).restarts == Restarts(failures=1)
+
+
+def test_an_evicted_pod_that_never_ends_is_removed_and_the_gang_starts_anew(world: World) -> None:
+    """The node died; after five minutes its pod was to be evicted; nobody can say that it is gone."""
+    stuck = Pod("p1", 1, "Running", unreachable=world.now, node="n1", uid="u1")
+    stuck = replace(stuck, deletion_asked=world.now, deletion_due=world.now + timedelta(seconds=60))
+    world.change(R1, ready=1)
+    world.evidence[R1] = Evidence((Pod("p0", 0, "Running"), stuck))
+    world.wait(89)
+    world.settle()
+    assert world.stage(Stage.REINFORCE).state is StageState.RUNNING
+    world.wait(1)
+    assert world.reconcile().actions == ()  # written first
+    stage = world.stage(Stage.REINFORCE)
+    assert (stage.state, stage.restarts) == (StageState.RESTARTING, Restarts(disruptions=1))
+    assert world.reconcile().actions == (DeleteChild(R1),)
+    assert world.reconcile().actions == (ForgetPod("p1", "u1"),)
+    world.settle()
+    assert world.launched[-1] == R2
+
+
+def test_a_deletion_that_hangs_is_looked_into_when_every_grace_is_over(world: World) -> None:
+    world.fail(R1, 1)
+    world.settle()
+    world.wait(5)
+    world.reconcile()
+    assert world.children[R1].deleting
+    left = Pod("p1", 1, "Running", uid="u1", deletion_asked=world.now, deletion_due=world.now + timedelta(seconds=60))
+    world.evidence[R1] = Evidence((left,))
+    assert world.plan().requeue_after == 90
+    world.wait(90)
+    assert world.reconcile().actions == (ForgetPod("p1", "u1"),)
+    world.settle()
+    assert world.launched[-1] == R2
+    assert world.stage(Stage.REINFORCE).restarts == Restarts(failures=1)
