@@ -44,7 +44,7 @@ def small_job(lab: Lab, nodes: int) -> ResolvedJob:
         "gradientAccumulationSteps": 2,
         "trainTextEncoder": True,
         "steps": 3,
-        "earlyStopping": {"intervalSteps": 2},
+        "earlyStopping": {"intervalSteps": 3},
     }
     return job_for(lab, f"nodes-{nodes}", **changes)
 

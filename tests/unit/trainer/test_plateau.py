@@ -70,6 +70,13 @@ def test_looks_are_at_the_same_noise_and_change_no_step(lab: Lab) -> None:
     assert losses[-1] < losses[0], "it learns"
 
 
+def test_there_is_a_look_after_the_last_step(lab: Lab) -> None:
+    rule = {"intervalSteps": 100}
+    job = lab.job("last-look", personalization=PLAIN | {"steps": 2, "earlyStopping": rule})
+    lab.run(job, PERSONALIZE)
+    assert list(record(lab, job)["early_stopping"]["losses"]) == ["2"]
+
+
 def test_it_stops_at_the_same_step_after_a_restart(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     rule = {"intervalSteps": 2, "patience": 3, "minDelta": 10}  # nothing falls by 10: over after 8 steps
     whole, killed = (lab.job(f"stop-{n}", personalization=PLAIN | {"earlyStopping": rule}) for n in range(2))
