@@ -95,7 +95,7 @@ class LossStopping(ApiModel):
     """Stop when the loss on the subject's pictures, at noises and timesteps that stay the same, no longer falls."""
 
     interval_steps: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
-        default=50, description="Steps between two looks at that loss."
+        default=50, description="Steps between two looks at that loss; there is also one after the last step."
     )
     patience: Annotated[int, Field(ge=1, le=10000)] = Field(
         default=4,

@@ -26,8 +26,8 @@ from instructbooth_trainer.runtime.environment import PodEnvironment
 from instructbooth_trainer.runtime.stop import StopFlag
 from instructbooth_trainer.runtime.worker import make_context
 from tests.unit.trainer.harness import BUCKET, Lab, published
+from tests.unit.trainer.second_stage import Killed, kill_at_update
 from tests.unit.trainer.test_diffusion import disturb
-from tests.unit.trainer.test_recipes import Killed, kill_at_update
 from tests.unit.trainer.tiny import SIZE, TinyWorld
 from tests.unit.trainer.tiny_families import BUILDERS
 
@@ -165,7 +165,7 @@ def numbered(*counts: int, classes: int = 0) -> Data:
         buckets,
         ["a", "b"],
         {0: class_latents} if classes else {},
-        {0: torch.zeros(classes, dtype=torch.int64)} if classes else {},
+        {0: torch.zeros(classes, dtype=torch.int64)},
         ["c"] * bool(classes),
         torch.full((6,), 9.0),
     )
@@ -240,8 +240,9 @@ def test_the_loss_is_of_the_sizes_that_each_photo_has(
     model = DiffusionModel.load(folders["stable-diffusion-xl"], resolution=SIZE)
     buckets = fit(model, photos()[1:2], options())
     square = torch.tensor(conditioned_sizes((SIZE, SIZE), (SIZE, SIZE)))
-    classes = {0: torch.zeros(1, *model.latent_shape)}
-    data = Data(buckets, ["a star"], classes, {0: torch.tensor([0])}, ["the mascot"], square)
+    data = Data(
+        buckets, ["a star"], {0: torch.zeros(1, *model.latent_shape)}, {0: torch.tensor([0])}, ["the mascot"], square
+    )
     told: list[list[float]] = []
     forward = model.forward
 

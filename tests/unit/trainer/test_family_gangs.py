@@ -44,7 +44,7 @@ def small_job(lab: Lab, nodes: int) -> ResolvedJob:
         "gradientAccumulationSteps": 2,
         "trainTextEncoder": True,
         "steps": 3,
-        "earlyStopping": {"intervalSteps": 2},
+        "earlyStopping": {"intervalSteps": 3},
     }
     return job_for(lab, f"nodes-{nodes}", **changes)
 
@@ -111,8 +111,8 @@ def test_stage_1_is_the_sum_of_both_ranks_gradients(lab: Lab) -> None:
     data = []
     for rank in range(WORLD):
         own = share(len(every.classes[0]), rank, WORLD)
-        classes, captions = {rank: every.classes[0][own]}, {rank: every.class_captions[0][own]}
-        data.append(replace(every, classes=classes, class_captions=captions))
+        classes, captions = every.classes[0][own], every.class_captions[0][own]
+        data.append(replace(every, classes={rank: classes}, class_captions={rank: captions}))
     objective = model.objective(None)
     adapter = Adapter(model, spec.lora, text_encoder=True, seed=spec.seed)
     optimizer = SynchronizedAdamW(run.accelerator, adapter, spec.learning_rate, MAX_GRAD_NORM, "fp32")

@@ -19,7 +19,7 @@ from instructbooth_trainer.recipes.training import SynchronizedAdamW
 from instructbooth_trainer.runtime.errors import RunError
 from instructbooth_trainer.runtime.state import load_optimizer_tensors, optimizer_tensors
 from tests.unit.trainer.harness import Lab, published
-from tests.unit.trainer.test_recipes import Killed, kill_at_update
+from tests.unit.trainer.second_stage import Killed, kill_at_update
 from tests.unit.trainer.tiny import TinyWorld
 
 

@@ -16,7 +16,7 @@ from instructbooth_trainer.diffusion.adapter import WEIGHTS
 from instructbooth_trainer.recipes.average import AdapterAverage
 from instructbooth_trainer.recipes.plateau import Plateau
 from tests.unit.trainer.harness import Lab, published
-from tests.unit.trainer.test_recipes import Killed, kill_at_update
+from tests.unit.trainer.second_stage import Killed, kill_at_update
 
 PERSONALIZE = Stage.PERSONALIZE
 PLAIN: dict[str, Any] = {"steps": 12, "priorPreservation": {"weight": 0}, "checkpointIntervalSteps": 4}
@@ -68,6 +68,13 @@ def test_looks_are_at_the_same_noise_and_change_no_step(lab: Lab) -> None:
     assert record(lab, looked)["loss"] == record(lab, plain)["loss"]
     losses = list(record(lab, looked)["early_stopping"]["losses"].values())
     assert losses[-1] < losses[0], "it learns"
+
+
+def test_there_is_a_look_after_the_last_step(lab: Lab) -> None:
+    rule = {"intervalSteps": 100}
+    job = lab.job("last-look", personalization=PLAIN | {"steps": 2, "earlyStopping": rule})
+    lab.run(job, PERSONALIZE)
+    assert list(record(lab, job)["early_stopping"]["losses"]) == ["2"]
 
 
 def test_it_stops_at_the_same_step_after_a_restart(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,9 +4,6 @@ The subject's pictures lie in buckets of one size each: a single one, the model'
 are asked for. A batch has the subject's rows from one bucket, drawn so that every picture is as likely as every other,
 and class pictures, which are always square: where the sizes differ they are two passes and one loss.
 Shares of a step draw buckets of their own: all have about the same area, and so cost the same.
-
-A step has as many shares as the whole gang has processes. Where an attempt has fewer (minNodes), each process goes
-through several.
 """
 
 from __future__ import annotations
@@ -94,6 +91,11 @@ class Rows:
     sizes: Tensor
 
 
+def shares(run: RunContext) -> range:
+    """The shares of a step that this rank goes through: its own, and those of processes that this attempt lacks."""
+    return range(run.gang.rank, run.job.spec.personalization.world_size, run.gang.world_size)
+
+
 def prepare(run: RunContext, model: DiffusionModel) -> Data:
     """Encode the subject's pictures and get this rank's shares of the class pictures. Collective."""
     spec, subject = run.job.spec.personalization, run.job.spec.subject
@@ -112,15 +114,10 @@ def prepare(run: RunContext, model: DiffusionModel) -> Data:
     sizes = torch.tensor(conditioned_sizes(square, square))
     if not spec.prior_preservation.weight:
         return Data(buckets, captions, {}, {}, [], sizes)
-    latents, texts = class_latents(run, model, class_texts)
-    numbers = {n: share(len(latents), n, spec.world_size) for n in shares(run)}
-    classes = {n: latents[of_share].to(model.device) for n, of_share in numbers.items()}
-    return Data(buckets, captions, classes, {n: texts[of_share] for n, of_share in numbers.items()}, class_texts, sizes)
-
-
-def shares(run: RunContext) -> range:
-    """The shares of a step that this rank goes through: its own, and those of processes that this attempt lacks."""
-    return range(run.gang.rank, run.job.spec.personalization.world_size, run.gang.world_size)
+    classes, texts = class_latents(run, model, class_texts)
+    numbers = {n: share(len(classes), n, spec.world_size) for n in shares(run)}
+    own = {n: classes[of_share].to(model.device) for n, of_share in numbers.items()}
+    return Data(buckets, captions, own, {n: texts[of_share] for n, of_share in numbers.items()}, class_texts, sizes)
 
 
 def fit(
@@ -178,13 +175,13 @@ def choose_bucket(spec: Personalization, data: Data, number: int, share_number: 
 
 
 def batch(spec: Personalization, data: Data, number: int, share_number: int, objective: Objective) -> list[Rows]:
-    """The rows of one share of a batch, a pure function of (seed, number, share).
+    """The rows of one batch of a share, a pure function of (seed, number, share).
 
     Args:
         spec: batchSize and seed.
         data: what is drawn from.
         number: of the batch, counted over the steps.
-        share_number: which share of it.
+        share_number: which of the gang's shares of a step.
         objective: draws the timesteps.
 
     Returns:
@@ -201,9 +198,10 @@ def batch(spec: Personalization, data: Data, number: int, share_number: int, obj
     texts = choose(len(data.captions)) if bucket.captions is None else bucket.captions[chosen]
     parts = [(bucket.latents[chosen], texts, bucket.sizes[chosen])]
     if data.classes:
-        chosen = choose(len(data.classes[share_number]))
+        own = data.classes[share_number]
+        chosen = choose(len(own))
         texts = len(data.captions) + data.class_captions[share_number][chosen]
-        classes = (data.classes[share_number][chosen], texts, data.class_sizes.expand(len(chosen), -1))
+        classes = (own[chosen], texts, data.class_sizes.expand(len(chosen), -1))
         if classes[0].shape == parts[0][0].shape:
             parts = [tuple(torch.cat(pair) for pair in zip(parts[0], classes, strict=True))]  # type: ignore[list-item]
         else:

@@ -74,10 +74,9 @@ def run(run: RunContext) -> Outcome:
     pictures = ValidationPictures(run, model, state, average)
     plateau = Plateau(run, model, objective, data, adapter, state, average)
     run.start_checkpoints(spec.checkpoint_interval_steps)
-    start, batches = run.resume(state), spec.gradient_accumulation_steps
+    start, batches, own = run.resume(state), spec.gradient_accumulation_steps, shares(run)
 
     fixed = None if spec.train_text_encoder else model.condition(data.texts, guidance=1.0)
-    own = shares(run)
     per_step = (2 if data.classes else 1) * spec.batch_size * batches * spec.world_size
     run.progress.start(spec.steps, "steps", done=start)
     if start == 0:
@@ -85,9 +84,9 @@ def run(run: RunContext) -> Outcome:
     began = time.monotonic()
     for step in range(start, spec.steps):
         total = 0.0
-        for number, share in product(range(step * batches, (step + 1) * batches), own):
-            rows = batch(spec, data, number, share, objective)
-            with adapter.dropping(spec.seed, "dropout", number, share):
+        for share_number, number in product(own, range(step * batches, (step + 1) * batches)):
+            rows = batch(spec, data, number, share_number, objective)
+            with adapter.dropping(spec.seed, "dropout", number, share_number):
                 conditioning = model.condition(data.texts, guidance=1.0) if fixed is None else fixed
                 loss = batch_loss(model, objective, spec, rows, conditioning)
                 optimizer.backward(loss)
@@ -95,7 +94,7 @@ def run(run: RunContext) -> Outcome:
         optimizer.set_learning_rate(
             learning_rate(spec.learning_rate, spec.schedule, step, spec.steps, spec.warmup_steps)
         )
-        result = optimizer.step(count=batches * len(own), total_loss=total)
+        result = optimizer.step(count=len(own) * batches, total_loss=total)
         average.update(step)
         state.curve.append({"loss": result.loss})
         speed = (step + 1 - start) * per_step / (time.monotonic() - began)

@@ -46,7 +46,7 @@ class Plateau:
     def reached(self, step: int) -> bool:
         """To be called when `step` steps are done: whether the stage ends here. Collective."""
         rule = self._spec.early_stopping
-        if rule is None or step % rule.interval_steps:
+        if rule is None or (step % rule.interval_steps and step != self._spec.steps):
             return False
         with self._average.in_place():
             loss = self.loss()
