@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import CLIPImageProcessorPil, CLIPModel, ViTConfig, ViTImageProcessorPil, ViTModel
 
-from instructbooth.spec.stages import RewardSpec
+from instructbooth.spec.scores import RewardSpec
 from instructbooth_trainer.rewards import RewardContext, load_reward
 from instructbooth_trainer.rewards.clip_i import create as create_clip_i
 from instructbooth_trainer.rewards.clip_score import create as create_clip_score
