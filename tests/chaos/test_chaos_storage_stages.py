@@ -58,7 +58,7 @@ class Site:
         wire = spec(
             personalization={"steps": 8, "checkpointIntervalSteps": 2},
             reinforcement={"epochs": 3, "checkpointIntervalEpochs": 1},
-            evaluation={"imagesPerPrompt": 1},
+            evaluation={"metrics": [{"name": "clip-score", "model": {"s3": {"prefix": "models/clip"}}}]},
         )
         wire["artifacts"] |= {"endpoint": self.server.endpoint}
         return ResolvedJob.model_validate({"namespace": "test", "name": "tiny", "uid": uid, "spec": wire})
@@ -104,6 +104,7 @@ def test_an_outage_in_every_stage(site: Site, tmp_path: Path) -> None:
         site.start(job, stage, 1, inputs)
         site.wait_for(job, stage, IN_THE_MIDDLE[stage])
         site.server.kill()
+        site.wait_for(job, stage, "trying again in")  # it is felt
         time.sleep(OUTAGE_SECONDS)
         site.server.start()
         code, attempts[stage] = site.wait(), 1
@@ -115,8 +116,6 @@ def test_an_outage_in_every_stage(site: Site, tmp_path: Path) -> None:
             attempts[stage] = 2
             if stage is not Stage.EVALUATE:
                 assert "going on from step" in site.log(job, stage, 2)
-        else:
-            assert "trying again" in site.log(job, stage, 1), "the outage was not felt"
         fetch(site.store, layout.output(stage, attempts[stage]), tmp_path / stage.value)
     assert (tmp_path / "evaluate" / "evaluation.json").is_file()
 
