@@ -18,14 +18,14 @@ from instructbooth.artifacts.layout import RunLayout
 from instructbooth.artifacts.s3 import S3Store
 from instructbooth.contract import Env, ExitCode, Stage
 from instructbooth.spec.job import ResolvedJob
-from tests.chaos.effort import OUTAGE_SECONDS
+from tests.chaos.effort import LONG, OUTAGE_SECONDS
 from tests.integration.minio_server import PASSWORD, USER, Server
 from tests.integration.storage.conftest import SHORT, config
 from tests.integration.storage.test_stages_local import PATIENCE, Cluster
 from tests.unit.trainer.harness import BUCKET, Lab, spec
 from tests.unit.trainer.tiny import make_tiny_world
 
-pytestmark = pytest.mark.minio
+pytestmark = [pytest.mark.minio, pytest.mark.skipif(not LONG, reason="minutes of training: make chaos SEEDS=100")]
 
 # What a stage says when it is in the middle: after it come further checkpoints, or the download of the models.
 IN_THE_MIDDLE = {
