@@ -53,9 +53,9 @@ SHAPES = {
 
 
 def four_channels(folder: Path) -> Path:
-    """Write the miniature model with four channels of latents in place of its six, and random weights in U-Net and VAE.
+    """Write the miniature model with four channels of latents, not six, and random weights in U-Net and VAE.
 
-    The script of diffusers takes six channels of output for prediction and variance, so cannot train the model itself.
+    diffusers' script takes six channels of output for a prediction with its variance, and cannot train the model.
     """
     base = WEIGHTS / "pipeline"
     shutil.copytree(base, folder, ignore=shutil.ignore_patterns("unet", "vae"))

@@ -46,6 +46,9 @@ def trainer(work: Workload) -> Any:
     pipeline = DefaultDDPOStableDiffusionPipeline(work.model)
     # The base's config says nothing of it, and DDIM would clip latents, which have no bounds.
     pipeline.sd_pipeline.scheduler.register_to_config(clip_sample=False)
+    if work.guidance == 1:
+        # TRL hands the empty prompts over all the same, and diffusers 0.42 then doubles the batch: give it the prompts.
+        pipeline.sd_pipeline._encode_prompt = lambda *_, prompt_embeds, **__: prompt_embeds
     prompts = itertools.cycle(work.prompts)
 
     def reward(images: torch.Tensor, _: Any, __: Any) -> tuple[torch.Tensor, dict[str, Any]]:
