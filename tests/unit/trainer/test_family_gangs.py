@@ -130,8 +130,9 @@ def test_stage_1_is_the_sum_of_both_ranks_gradients(lab: Lab) -> None:
     assert json.loads((output / "personalize.json").read_text())["loss"] == pytest.approx(losses, rel=1e-5)
     published, expected = load_file(output / WEIGHTS), adapter.tensors()
     assert set(published) == set(expected)
-    trained = [name for name in expected if "lora_B" in name]
-    assert all(float(expected[name].abs().max()) > 0 for name in trained)
+    # In every component; a last layer that is not read, as that of SDXL's encoders, has no gradient.
+    moved = {name.split(".")[0] for name, x in expected.items() if "lora_B" in name and float(x.abs().max()) > 0}
+    assert moved == {name.split(".")[0] for name in expected}
     for name, tensor in expected.items():
         torch.testing.assert_close(published[name], tensor, rtol=1e-3, atol=1e-5)
 
