@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import replace
 from collections import Counter
+from dataclasses import replace
 
 from instructbooth.reconcile.actions import Event, Plan
 from instructbooth.reconcile.observed import Evidence, Rejection
