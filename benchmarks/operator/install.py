@@ -55,6 +55,10 @@ def install(plane: ControlPlane, objects: list[JsonObject]) -> None:
     """Server-side apply, in an order in which each object finds what it needs."""
     for obj in sorted(objects, key=lambda obj: _FIRST.get(obj["kind"], 3)):
         plane.apply(f"{collection(plane, obj)}/{obj['metadata']['name']}", obj)
+    for crd in (obj["spec"] for obj in objects if obj["kind"] == "CustomResourceDefinition"):
+        # A controller that starts before its kinds are served ends.
+        version = f"{crd['group']}/{crd['versions'][0]['name']}"
+        collection(plane, {"apiVersion": version, "kind": crd["names"]["kind"], "metadata": {"namespace": "default"}})
 
 
 def collection(plane: ControlPlane, obj: JsonObject) -> str:

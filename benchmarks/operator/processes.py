@@ -68,6 +68,9 @@ class Prober:
         while not self._stop.wait(PROBE_SECONDS):
             for url in self._urls:
                 began = time.monotonic()
-                with urllib.request.urlopen(url, timeout=60) as answer:
-                    answer.read()
+                try:
+                    with urllib.request.urlopen(url, timeout=60) as answer:
+                        answer.read()
+                except OSError:  # it has ended or is stuck: whoever waits for the jobs will say so
+                    continue
                 self.seconds.append(time.monotonic() - began)

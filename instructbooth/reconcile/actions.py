@@ -65,7 +65,7 @@ class Plan:
         events: posted before the status is written, so that a crash loses none.
         requeue_after: seconds after which to look again though nothing may have happened; None: only if something does.
         look_at: child whose pods must be listed before this plan may be carried out. The reconciler lists them and
-            plans again, until this is None.
+            plans again, until this is None. With `requeue_after` nothing has ended and the look may wait its turn.
         pull_from: (child name, host name of rank 0) to pull progress from until the next plan.
     """
 

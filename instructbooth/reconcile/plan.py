@@ -100,7 +100,7 @@ def _unfinished(
 ) -> Plan:
     stages, step = _walk(resolved, old, observed, defaults)
     if step.look_at is not None:
-        return Plan(old, look_at=step.look_at)
+        return Plan(old, look_at=step.look_at, requeue_after=step.requeue_after)
     spec, now = resolved.spec, observed.now
     left = deadline.seconds_left(old, spec.run_policy, now)
     if left is not None and left <= 0 and step.refusal is None and not step.done:

@@ -70,7 +70,9 @@ class Observer:
         async for page in self._api.list(PODS, namespace, labelSelector=f"batch.kubernetes.io/job-name={child}"):
             pods += page["items"]
         parsed = tuple(Pod.from_object(pod) for pod in pods)
-        silent = [pod for pod in parsed if pod.phase == "Pending" and not pod.unschedulable and not _explains(pod)]
+        # Events are in no cache of the API server: it reads all of a namespace's for each list. Of a pod without a node
+        # they could only say what its conditions say.
+        silent = [pod for pod in parsed if pod.phase == "Pending" and pod.node and not _explains(pod)]
         names = [pod.name for pod in silent[:3]] if parsed else [child]
         warnings = [warning for name in names for warning in await self._warnings(namespace, name)]
         return Evidence(parsed, tuple(warnings))

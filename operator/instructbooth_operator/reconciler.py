@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
+from dataclasses import replace
 
 from instructbooth.reconcile.actions import Event, Plan
 from instructbooth.reconcile.observed import Evidence, Rejection
@@ -17,12 +18,14 @@ from instructbooth_operator.errors import ApiError, StillThere
 from instructbooth_operator.metrics import QUEUE, RECONCILE_SECONDS, RECONCILES, RESTARTS
 from instructbooth_operator.observe import Observer
 from instructbooth_operator.progress import ProgressPuller
+from instructbooth_operator.turns import Turns
 from instructbooth_operator.workqueue import WorkQueue
 
 log = logging.getLogger(__name__)
 
 FIRST_RETRY_SECONDS = 0.5
 MAX_RETRY_SECONDS = 60.0
+LOOKS_PER_SECOND = 10.0  # at gangs that do not start; those that ended are looked at when they end
 TRIES_TO_TELL = 5  # passes that may fail for the sake of events, one after the other: 15 seconds
 
 
@@ -46,6 +49,7 @@ class Reconciler:
         self._puller = puller
         self._defaults = defaults
         self._failures: dict[Key, int] = {}
+        self._looks = Turns[Key](LOOKS_PER_SECOND)
         self._untold: Counter[Key] = Counter()
 
     async def work(self) -> None:
@@ -77,6 +81,7 @@ class Reconciler:
         job = self._cache.job(key)
         if job is None:
             self._puller.watch(key, None)
+            self._looks.forget(key)
             return None
         made = await self._plan(key, job)
         if made.actions or any(event.type == "Warning" for event in made.events):
@@ -126,6 +131,8 @@ class Reconciler:
             made = plan(job, observed, self._defaults)
             if made.look_at is None:
                 return made
+            if made.requeue_after is not None and (wait := self._looks.wait(key)) > 0:
+                return replace(made, look_at=None, requeue_after=wait)
             evidence[made.look_at] = await self._observer.evidence(key.namespace, made.look_at)
 
     def _retry(self, key: Key, error: Exception) -> None:

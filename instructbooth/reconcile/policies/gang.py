@@ -54,7 +54,8 @@ class Step:
         stage: its status from now on.
         actions: in order.
         requeue_after: seconds after which to look again.
-        look_at: the child whose pods must be looked at before this step can be made.
+        look_at: the child whose pods must be looked at before this step can be made; with `requeue_after`, the look
+            may wait.
         blocker: what keeps the gang from starting.
         queued: created, and waiting for Kueue to let it go.
         refusal: (reason, message) of the job's failure, if the stage has failed for good.
@@ -179,7 +180,7 @@ def _watch(scene: Scene, stage: StageStatus, child: ChildJob, evidence: Evidence
     stage = _changed(stage, state=StageState.RUNNING)
     if blocked.overdue(child, now):
         if evidence is None:
-            return Step(stage, look_at=child.name)
+            return Step(stage, look_at=child.name, requeue_after=blocked.look_again_seconds(child, now))
         if any(pod.astray(now) for pod in evidence.pods):
             lost = ChildFailure(retry.NODE_LOST, "a pod does not end", now)
             return _end(scene, stage, retry.diagnose(stage.attempt, lost, evidence))

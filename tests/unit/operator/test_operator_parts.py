@@ -12,6 +12,7 @@ from instructbooth.contract import API_VERSION, KIND
 from instructbooth_operator.api import RateLimit, proxy_of_environment
 from instructbooth_operator.cache import Cache, Key
 from instructbooth_operator.freshness import Freshness
+from instructbooth_operator.turns import Turns
 from instructbooth_operator.workqueue import WorkQueue
 
 KEY = Key("lab", "mascot")
@@ -186,3 +187,30 @@ def test_what_many_jobs_say_is_held_once() -> None:
     assert first == second
     assert all(a is b for a, b in zip(first, second, strict=True))
     assert first["prompts"][0] is second["prompts"][0]
+
+
+def test_turns_are_taken_in_order_and_kept_until_they_come() -> None:
+    async def scenario() -> None:
+        turns = Turns[int](10.0)
+        waits = [turns.wait(number) for number in range(25)]
+        assert waits[:10] == [0.0] * 10, "a second's worth at once"
+        assert waits[10:] == sorted(waits[10:])
+        assert waits[24] == pytest.approx(1.5, abs=0.2)
+        again = turns.wait(24)
+        assert waits[24] - 0.2 < again <= waits[24], "who asks again keeps its place"
+        assert turns.wait(25) == pytest.approx(1.6, abs=0.2)
+        turns.forget(24)
+        assert turns.wait(24) == pytest.approx(1.7, abs=0.2), "who left comes last"
+
+    asyncio.run(scenario())
+
+
+def test_a_turn_that_has_come_is_taken() -> None:
+    async def scenario() -> None:
+        turns = Turns[str](50.0)
+        while (wait := turns.wait("a")) == 0.0:
+            pass
+        await asyncio.sleep(wait + 0.01)
+        assert turns.wait("a") == 0.0
+
+    asyncio.run(scenario())

@@ -16,10 +16,11 @@ from instructbooth_operator.freshness import Freshness
 from instructbooth_operator.observe import Observer
 from instructbooth_operator.progress import ProgressPuller
 from instructbooth_operator.reconciler import Reconciler
-from instructbooth_operator.resources import CONFIG_MAPS, EVENTS, IBJ, JOBS, SERVICES
+from instructbooth_operator.resources import CONFIG_MAPS, EVENTS, IBJ, JOBS, PODS, SERVICES
 from instructbooth_operator.resync import Resync
+from instructbooth_operator.turns import Turns
 from instructbooth_operator.workqueue import WorkQueue
-from tests.unit.operator.fake_api import FakeApi
+from tests.unit.operator.fake_api import TIME, FakeApi
 from tests.unit.reconcile.world import DEFAULTS, START, job_object
 
 KEY = Key("lab", "mascot")
@@ -317,3 +318,41 @@ def test_a_full_list_heals_what_the_watch_lost(rig: Rig) -> None:
         assert rig.cache.children(KEY, "0a1b2c3d") == []
 
     rig.run(scenario())
+
+
+def _waiting(rig: Rig, node: str) -> None:
+    """A gang of one pod that has been pending for longer than any pod needs."""
+    asyncio.run(rig.reconciler.reconcile(KEY))
+    first = deepcopy(rig.api.objects[JOBS.plural, P1])
+    first["metadata"]["creationTimestamp"] = "2026-11-23T08:00:00Z"
+    first["status"] = {"active": 1, "startTime": "2026-11-23T08:00:00Z"}
+    rig.cache.put(rig.api.put(JOBS, first))
+    spec = {"nodeName": node} if node else {}
+    pod = {"metadata": {"name": f"{P1}-0-x", "namespace": "lab"}, "spec": spec, "status": {"phase": "Pending"}}
+    rig.api.put(PODS, pod)
+
+
+def test_looks_at_gangs_that_wait_take_turns(rig: Rig) -> None:
+    _waiting(rig, node="")
+
+    async def scenario() -> None:
+        rig.reconciler._looks = Turns(0.001)  # others have taken all turns of the next quarter of an hour
+        wait = await rig.reconciler.reconcile(KEY)
+        assert wait is not None and wait > 900
+        assert rig.api.count("list", "pods") == 0
+        # A gang that ended is not kept waiting by those that have not begun.
+        first = deepcopy(rig.api.objects[JOBS.plural, P1])
+        first["status"] = {"conditions": [{"type": "Complete", "status": "True", "lastTransitionTime": TIME}]}
+        rig.cache.put(rig.api.put(JOBS, first))
+        await rig.reconciler.reconcile(KEY)
+        assert rig.api.count("list", "pods") == 1
+        assert rig.status()["stages"][0]["state"] == "Succeeded"
+
+    rig.run(scenario())
+
+
+@pytest.mark.parametrize(("node", "lists"), [("", 0), ("gpu-1", 1)])
+def test_events_are_read_only_of_pods_that_have_a_node(rig: Rig, node: str, lists: int) -> None:
+    _waiting(rig, node)
+    rig.reconcile()
+    assert rig.api.count("list", "events") == lists
