@@ -79,7 +79,7 @@ def _problem(path: tuple[int | str, ...], detail: Any) -> Problem:
     if kind == "value_error":
         text = detail["msg"].removeprefix("Value error, ")
         inner, colon, rest = text.partition(": ")
-        if colon and inner in schema.get("properties", {}):
+        if colon and inner.partition(".")[0] in schema.get("properties", {}):
             return Problem(f"{field}.{inner}", f"{_of(detail['input'], inner)}{rest}")
         return Problem(field, text)
     if detail.get("ctx", {}).get("pattern") == QUANTITY_PATTERN:
@@ -99,7 +99,9 @@ def _shorten(value: object) -> str:
 
 
 def _of(model_input: object, field: str) -> str:
-    value = model_input.get(field) if isinstance(model_input, dict) else None
+    value: object = model_input
+    for name in field.split("."):
+        value = value.get(name) if isinstance(value, dict) else None
     return "" if value is None else f"{_shorten(value)}: "
 
 

@@ -21,7 +21,7 @@ PROMPTS = [
     f"a {{subject}} {where}"
     for where in (
         "on a blue background", "on a red background", "on a green background", "on a yellow background",
-        "on the left", "on the right", "on the left on a blue background", "on the right on a red background",
+        "on the left", "on the right", "on the left on blue", "on the right on red",
     )
 ]  # fmt: skip
 COPIES = 4  # of each picture: a data loader of the peer gives no batch larger than its folder

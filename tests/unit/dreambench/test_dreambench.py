@@ -138,7 +138,7 @@ def test_manifests_differ_in_what_is_the_subjects(data, base, tmp_path):
 def test_the_examples_are_what_the_command_makes(data, tmp_path):
     example = ROOT / "examples/dreambench"
     words = ["manifests", "--dataset", data, "--base", example / "base.yaml"]
-    done = command(*words, "--descriptions", example / "descriptions.yaml", "--out", tmp_path / "jobs")
+    done = command(*words, "--descriptions", example / "subjects.yml", "--out", tmp_path / "jobs")
     assert done.exit_code == 0, done.output
     assert "held out" not in done.output
     made = {path.name: path.read_text() for path in (tmp_path / "jobs").iterdir()}

@@ -96,7 +96,7 @@ MUTANTS: list[tuple[ModuleType, Check, str, str]] = [
     (schedule, checks.check_schedule_prompts, "bisect.bisect_right(ends, point)", "bisect.bisect_right(ends, 0.0)"),
     (schedule, checks.check_schedule_prompts, "(k + u) * ends[-1] / len(weights)", "(k + u) * ends[-1] / 10"),
     (schedule, checks.check_schedule_prompts, "(k + u) * ends[-1]", "(k + 0.5) * ends[-1]"),
-    (schedule, checks.check_schedule_prompts, "[number if even else", "[card if even else"),
+    (schedule, checks.check_schedule_prompts, "append(number if even else", "append(card if even else"),
     (schedule, checks.check_schedule_prompts, '"cards", seed, deck', '"cards", seed'),
     (schedule, checks.check_schedule_prompts, "_cards(weights, seed, deck)[number]", "_cards(weights, seed, deck)[card]"),
     (schedule, checks.check_window_steps, "% (num_steps - end)", "% (num_steps - end + 1)"),
