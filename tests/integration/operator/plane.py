@@ -39,7 +39,7 @@ class Refused(Exception):
 
 
 class ControlPlane:
-    """Starts with `start()`, ends with `stop()`: only processes that it started itself."""
+    """Starts with `start()` and `start_controllers()`, ends with `stop()`: only processes that it started itself."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -51,12 +51,15 @@ class ControlPlane:
         self._tls.verify_mode = ssl.CERT_NONE  # the API server makes its own certificate
 
     def start(self) -> None:
-        """Start everything and wait until the API server is ready."""
+        """Start etcd and the API server, and wait until it is ready."""
         (self.folder / "tokens.csv").write_text(TOKENS)
         for user in ("admin", "operator", "controllers"):
             self.kubeconfig(user).write_text(yaml.safe_dump(self._kubeconfig(user)))
         self.start_etcd()
         self.start_api_server()
+
+    def start_controllers(self) -> None:
+        """Start the controller manager: its garbage collector learns late of kinds that come after it."""
         self._spawn(
             "kube-controller-manager",
             *self.controller_manager_flags(),
@@ -201,6 +204,7 @@ def running(folder: Path) -> Iterator[ControlPlane]:
         crd = yaml.safe_load((ROOT / "crds/instructboothjobs.instructbooth.io.yaml").read_text())
         plane.apply(f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{crd['metadata']['name']}", crd)
         plane.wait("the CRD", lambda: "instructbooth.io" in str(plane.request("GET", "/apis")))
+        plane.start_controllers()
         _grant(plane)
         yield plane
     finally:

@@ -338,7 +338,8 @@ def test_looks_at_gangs_that_wait_take_turns(rig: Rig) -> None:
     async def scenario() -> None:
         rig.reconciler._looks = Turns(0.001)  # others have taken all turns of the next quarter of an hour
         wait = await rig.reconciler.reconcile(KEY)
-        assert wait is not None and wait > 900
+        assert wait is not None
+        assert wait > 900
         assert rig.api.count("list", "pods") == 0
         # A gang that ended is not kept waiting by those that have not begun.
         first = deepcopy(rig.api.objects[JOBS.plural, P1])
