@@ -78,9 +78,9 @@ def test_missing_job_is_named(bench):
 
 
 def test_lack_of_permission_keeps_the_servers_words(bench):
-    result = bench.run("status", "demo", user="operator")
+    result = bench.run("status", "demo", user="stranger")
     assert result.exit_code == 1
-    assert 'User "operator" cannot get resource "instructboothjobs"' in result.stderr
+    assert 'User "stranger" cannot get resource "instructboothjobs"' in result.stderr
 
 
 def test_api_server_that_is_not_there(bench, tmp_path):

@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[3]
 JsonObject = dict[str, Any]
 RBAC = "/apis/rbac.authorization.k8s.io/v1"
 # Who may what: `admin` everything, `operator` what the chart grants, `controllers` as in every cluster.
-TOKENS = "admin,admin,1,system:masters\noperator,operator,2\ncontrollers,system:kube-controller-manager,3\n"
+TOKENS = "admin,admin,1,system:masters\noperator,operator,2\ncontrollers,system:kube-controller-manager,3\nstranger,stranger,4\n"
 
 
 class Refused(Exception):
@@ -53,7 +53,7 @@ class ControlPlane:
     def start(self) -> None:
         """Start etcd and the API server, and wait until it is ready."""
         (self.folder / "tokens.csv").write_text(TOKENS)
-        for user in ("admin", "operator", "controllers"):
+        for user in ("admin", "operator", "controllers", "stranger"):
             self.kubeconfig(user).write_text(yaml.safe_dump(self._kubeconfig(user)))
         self.start_etcd()
         self.start_api_server()
