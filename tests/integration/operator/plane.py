@@ -26,8 +26,13 @@ from tests.machine import BIN, binary, free_port
 ROOT = Path(__file__).resolve().parents[3]
 JsonObject = dict[str, Any]
 RBAC = "/apis/rbac.authorization.k8s.io/v1"
-# Who may what: `admin` everything, `operator` what the chart grants, `controllers` as in every cluster.
-TOKENS = "admin,admin,1,system:masters\noperator,operator,2\ncontrollers,system:kube-controller-manager,3\nstranger,stranger,4\n"
+# Who may what: `admin` everything, `operator` what the chart grants, `controllers` as in every cluster, `stranger` nothing.
+TOKENS = """\
+admin,admin,1,system:masters
+operator,operator,2
+controllers,system:kube-controller-manager,3
+stranger,stranger,4
+"""
 
 
 class Refused(Exception):
