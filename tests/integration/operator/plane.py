@@ -26,7 +26,7 @@ from tests.machine import BIN, binary, free_port
 ROOT = Path(__file__).resolve().parents[3]
 JsonObject = dict[str, Any]
 RBAC = "/apis/rbac.authorization.k8s.io/v1"
-# `admin` may do everything, `operator` what the chart grants, `controllers` what they do everywhere, `stranger` nothing.
+# `admin` may do everything, `operator` what the chart grants, `controllers` what they do anywhere, `stranger` nothing.
 TOKENS = """\
 admin,admin,1,system:masters
 operator,operator,2
