@@ -203,7 +203,10 @@ BAD: dict[str, tuple[Callable[[Manifest], object], str]] = {
         _update(guards={"identity": {"name": "subject-identity", "floor": 0.4}}, identifierFreeShare=1),
         "spec.reinforcement.guards",
     ),
-    "floor-above-the-start": (_set("reinforcement.guards", {"diversityFloor": 1.5}), "spec.reinforcement.guards.diversityFloor"),
+    "floor-above-the-start": (
+        _set("reinforcement.guards", {"diversityFloor": 1.5}),
+        "spec.reinforcement.guards.diversityFloor",
+    ),
     "diversity-of-single-pictures": (
         _update(
             guards={"diversityFloor": 0.5},
