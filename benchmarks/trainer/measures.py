@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import median
@@ -13,7 +12,7 @@ from safetensors.torch import load_file
 
 from benchmarks.measure import Measure
 from benchmarks.trainer.job import ADAPTER, Bench
-from benchmarks.trainer.sides import Peers, free_port, measured, run
+from benchmarks.trainer.sides import Peers, Spent, free_port, measured, run, timed
 from benchmarks.trainer.workload import Result, Workload, typical
 from instructbooth.contract import Stage
 
@@ -77,7 +76,7 @@ class Trainer:
         self._adapted = True
         return self._ours("personalize", self._work, Stage.PERSONALIZE, uid)
 
-    def _elsewhere(self, module: str, kind: str | Path, work: Workload, *more: Path) -> tuple[Result, float]:
+    def _elsewhere(self, module: str, kind: str | Path, work: Workload, *more: Path) -> tuple[Result, Spent]:
         path = work.save(self._bench.lab.folder / "elsewhere.json")
         interpreter = None if module == FLOOR else self._peers.python
         return measured([module, kind, path, *more], work.threads, None, interpreter)
@@ -93,12 +92,12 @@ class Trainer:
     def personalize(self) -> Iterator[Measure]:
         """Steps a second, memory, and the seconds of a whole stage, from nothing to a saved LoRA."""
         work, folder = self._work, self._bench.lab.folder
-        walls: list[float] = []
+        scripts: list[Spent] = []
 
         def script(number: int) -> Result:
             assert self._peers.script is not None
-            result, wall = self._elsewhere(SCRIPT, self._peers.script, work, folder / f"script-{number}")
-            walls.append(wall)
+            result, spent = self._elsewhere(SCRIPT, self._peers.script, work, folder / f"script-{number}")
+            scripts.append(spent)
             return result
 
         reason = self._peers.no_script
@@ -109,23 +108,25 @@ class Trainer:
         )
         yield from compare("personalize", "steps/s", 1, results, reason)
         stages = [self._whole_stage() for _ in range(self._rounds)]
+        cpu = {"ours_cpu_s": median(spent.cpu_seconds for spent in stages)}
+        if scripts:
+            cpu["peer_cpu_s"] = median(spent.cpu_seconds for spent in scripts)
         yield Measure(
             "personalize_stage_s",
             "s",
-            median(stages),
-            median(walls) if walls else None,
+            median(spent.seconds for spent in stages),
+            median(spent.seconds for spent in scripts) if scripts else None,
             typical(results[2]) * work.steps,
             higher_is_better=False,
             reason=reason,
+            more={name: round(seconds, 2) for name, seconds in cpu.items()},
             versions=versions(*results[:2]),
         )
 
-    def _whole_stage(self) -> float:
+    def _whole_stage(self) -> Spent:
         work, uid = self._work, self._uid()
         env = self._bench.environment(work, self._bench.job(work, uid), Stage.PERSONALIZE)
-        began = time.perf_counter()
-        run([STAGE], work.threads, [env])
-        return time.perf_counter() - began
+        return timed([STAGE], work.threads, env)[1]
 
     def reinforce(self, name: str, guidance: float = 1.0, updates: int = 1) -> Iterator[Measure]:
         """Pictures a second, drawn, scored and trained on, and memory."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -23,6 +24,14 @@ QUIET = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "PYTHONPATH": os.pathsep.join(str(ROOT / part) for part in (".", "operator", "trainer", "miniature")),
 }
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Seconds of a whole process, on the clock and of all processors."""
+
+    seconds: float
+    cpu_seconds: float
 
 
 class SideFailed(Exception):
@@ -65,15 +74,27 @@ class Peers:
 
 def measured(
     words: Sequence[str | Path], threads: int, env: Mapping[str, str] | None = None, interpreter: Path | None = None
-) -> tuple[Result, float]:
-    """Run a module that measures; returns what it said and the seconds of the whole process. Raises SideFailed."""
-    began = time.perf_counter()
-    (output,) = run(words, threads, [env or os.environ], interpreter)
-    seconds = time.perf_counter() - began
+) -> tuple[Result, Spent]:
+    """Run a module that measures; returns what it said and what the whole process took. Raises SideFailed."""
+    output, spent = timed(words, threads, env or os.environ, interpreter)
     try:
-        return Result.heard(output), seconds
+        return Result.heard(output), spent
     except ValueError as error:
         raise SideFailed(f"{words[0]}: {error}; the end of its output:\n{_end(output)}") from error
+
+
+def timed(
+    words: Sequence[str | Path], threads: int, env: Mapping[str, str], interpreter: Path | None = None
+) -> tuple[str, Spent]:
+    """Run a module; returns its output and what the whole process took. Raises SideFailed."""
+    clock, before = time.perf_counter(), _children_seconds()
+    (output,) = run(words, threads, [env], interpreter)
+    return output, Spent(time.perf_counter() - clock, _children_seconds() - before)
+
+
+def _children_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def run(
