@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from benchmarks.operator import load
 from benchmarks.operator.contender import Contender
-from benchmarks.operator.measures import buckets, percentile, quantile, requests
+from benchmarks.operator.measures import all_writes, buckets, percentile, quantile, requests
 from benchmarks.operator.plane import BenchPlane
 from benchmarks.operator.processes import Prober, Stopwatch, memory_mib, settle
 from tests.integration.operator.plane import JsonObject, Refused
@@ -21,7 +21,10 @@ AFTERWARDS_SECONDS = 2.0
 
 @dataclass
 class Result:
-    """The meters after N jobs. CPU in seconds, memory in MiB, `requests` by `verb resource`, all for all N."""
+    """The meters after N jobs. CPU in seconds, memory in MiB; all for all N.
+
+    `requests` by `verb resource` are the contender's own, `all_writes` those of everybody in the cluster.
+    """
 
     contender: str
     jobs: int
@@ -34,8 +37,8 @@ class Result:
     probe: tuple[float, float]
     plane_cpu: dict[str, float]
     requests: dict[str, int]
+    all_writes: dict[str, float]
     versions: dict[str, str]
-    extra: dict[str, float] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """For the results file."""
@@ -56,6 +59,7 @@ def measure(contender: Contender, count: int, seconds: float) -> Result:
     say(f"{contender.name}: {count} jobs")
     audit_from = plane.audit_log.stat().st_size
     scraped = buckets(contender.metrics(), contender.histogram) if contender.histogram else {}
+    written = all_writes(plane.metrics())
     watch, prober = Stopwatch(plane.pids()), Prober(contender.health_urls())
     try:
         times = load.run(contender, count, seconds)
@@ -64,6 +68,7 @@ def measure(contender: Contender, count: int, seconds: float) -> Result:
     finally:
         probes = prober.close()
     text = contender.metrics()
+    everybody = {name: count - written.get(name, 0.0) for name, count in all_writes(plane.metrics()).items()}
     after = buckets(text, contender.histogram) if contender.histogram else {}
     counted = _requests(plane, audit_from, contender.namespaces)
     result = Result(
@@ -78,6 +83,7 @@ def measure(contender: Contender, count: int, seconds: float) -> Result:
         probe=_two(probes),
         plane_cpu={name: value for name, value in cpu.items() if name not in contender.processes},
         requests=dict(sorted(counted.items())),
+        all_writes={name: count for name, count in sorted(everybody.items()) if count},
         versions=contender.versions(),
     )
     say(f"{contender.name}: {result.stages} stages in {result.seconds:.1f} s; clearing up")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 WRITES = frozenset({"create", "update", "patch", "delete", "deletecollection"})
 # By the clock and not by the job: leader election, and who it is that scrapes the metrics.
+_METHODS = {"post": "create", "put": "update", "patch": "patch", "apply": "patch", "delete": "delete"}
 CLOCKWORK = frozenset({"leases", "tokenreviews", "subjectaccessreviews"})
 
 
@@ -61,6 +63,20 @@ def requests(lines: Iterable[str], namespaces: Sequence[str]) -> Counter[str]:
         resource = "/".join(filter(None, (ref.get("resource"), ref.get("subresource"))))
         if event["verb"] != "watch" and resource:
             found[f"{event['verb']} {resource}"] += 1
+    return found
+
+
+def all_writes(text: str) -> dict[str, float]:
+    """Writes of everybody by `verb resource`, out of a scrape of the API server."""
+    found: dict[str, float] = {}
+    for line in text.splitlines():
+        if line.startswith("apiserver_request_total{"):
+            labels, _, value = line.rpartition(" ")
+            label = dict(re.findall(r'(\w+)="([^"]*)"', labels))
+            verb, resource = label["verb"].lower(), "/".join(filter(None, (label["resource"], label["subresource"])))
+            if verb in _METHODS and resource and label["code"].startswith("2"):
+                name = f"{_METHODS[verb]} {resource}"
+                found[name] = found.get(name, 0.0) + float(value)
     return found
 
 

@@ -7,6 +7,7 @@ API server writes down each request of the controllers that are compared.
 from __future__ import annotations
 
 import socket
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -89,6 +90,12 @@ class BenchPlane(ControlPlane):
         for name, process in self._processes.items():
             if process.poll() is not None:
                 raise RuntimeError(f"{name} ended: {(self.folder / f'{name}.log').read_text()[-2000:]}")
+
+    def metrics(self) -> str:
+        """The API server's own /metrics."""
+        request = urllib.request.Request(f"{self.url}/metrics", headers={"Authorization": "Bearer admin"})
+        with urllib.request.urlopen(request, context=self._tls, timeout=60) as answer:
+            return str(answer.read().decode())
 
     def api_server_flags(self) -> list[str]:
         """Those of the tests' control plane, the audit log, and webhooks at their endpoints (no kube-proxy is here)."""

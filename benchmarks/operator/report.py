@@ -37,6 +37,7 @@ def rows(ours: Result | None, peer: Result | None, floor: Result | None) -> list
     add(
         "machine_cpu_per_stage", "ms", lambda r: 1000 * (sum(r.plane_cpu.values()) + r.own_cpu) / r.stages, floored=True
     )
+    add("all_writes_per_stage", "requests", lambda r: sum(r.all_writes.values()) / r.stages, floored=True)
     for name in sorted({*(ours.requests if ours else ()), *(peer.requests if peer else ())}):
         add(f"requests {name}", "per job", lambda r, name=name: r.requests.get(name, 0) / r.jobs)
     return made

@@ -7,6 +7,7 @@ import pytest
 
 from benchmarks.operator.measure import Result
 from benchmarks.operator.measures import (
+    all_writes,
     buckets,
     events,
     percentile,
@@ -129,6 +130,7 @@ def result(name, stages, seconds):
         probe=(0.001, 0.01),
         plane_cpu={"kube-apiserver": 6.0, "etcd": 1.0},
         requests={"create jobs": 300, "create events": 600} if name == "ours" else {"update trainjobs/status": 100},
+        all_writes={"create pods": 2.0 * stages, "patch pods/status": 4.0 * stages},
         versions={name: "1"},
     )
 
@@ -152,3 +154,14 @@ def test_the_report_bears_a_side_that_was_not_run():
         assert line["peer"] is None
         assert line["ratio"] is None
         json.dumps(line, allow_nan=False)
+
+
+def test_everybody_s_writes_are_counted_by_what_they_did():
+    scrape = """apiserver_request_total{code="201",group="",resource="pods",scope="resource",subresource="",verb="POST"} 4
+apiserver_request_total{code="200",group="",resource="pods",scope="resource",subresource="status",verb="PATCH"} 6
+apiserver_request_total{code="200",group="x",resource="pods",scope="resource",subresource="status",verb="APPLY"} 1
+apiserver_request_total{code="409",group="",resource="pods",scope="resource",subresource="status",verb="PATCH"} 9
+apiserver_request_total{code="200",group="",resource="pods",scope="namespace",subresource="",verb="LIST"} 7
+apiserver_request_total{code="0",group="",resource="pods",scope="namespace",subresource="",verb="WATCH"} 7
+"""
+    assert all_writes(scrape) == {"create pods": 4.0, "patch pods/status": 7.0}
