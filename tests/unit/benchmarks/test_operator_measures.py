@@ -157,7 +157,8 @@ def test_the_report_bears_a_side_that_was_not_run():
 
 
 def test_everybody_s_writes_are_counted_by_what_they_did():
-    scrape = """apiserver_request_total{code="201",group="",resource="pods",scope="resource",subresource="",verb="POST"} 4
+    scrape = """\
+apiserver_request_total{code="201",group="",resource="pods",scope="resource",subresource="",verb="POST"} 4
 apiserver_request_total{code="200",group="",resource="pods",scope="resource",subresource="status",verb="PATCH"} 6
 apiserver_request_total{code="200",group="x",resource="pods",scope="resource",subresource="status",verb="APPLY"} 1
 apiserver_request_total{code="409",group="",resource="pods",scope="resource",subresource="status",verb="PATCH"} 9
