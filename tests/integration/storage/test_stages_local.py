@@ -210,7 +210,7 @@ class Tags(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.seen.append(tag)
         self.sources += [value or "" for name, value in attrs if name in {"src", "href"}]
-        if tag not in {"meta", "img", "line"}:
+        if tag not in {"meta", "img", "line", "br"}:
             self.open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
