@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -48,19 +49,19 @@ class Measure:
         ours_of_floor = self.better(self.ours, self.floor)
         row: dict[str, object] = {
             "name": self.name,
-            "ours": _short(self.ours),
-            "peer": _short(self.peer),
-            "floor": _short(self.floor),
-            "ratio": _short(ours_of_floor if self.peer is None else self.better(self.ours, self.peer)),
+            "ours": rounded(self.ours),
+            "peer": rounded(self.peer),
+            "floor": rounded(self.floor),
+            "ratio": rounded(ours_of_floor if self.peer is None else self.better(self.ours, self.peer)),
             "unit": self.unit,
-            "ours_of_floor": _short(ours_of_floor),
-            "peer_of_floor": _short(self.better(self.peer, self.floor)),
+            "ours_of_floor": rounded(ours_of_floor),
+            "peer_of_floor": rounded(self.better(self.peer, self.floor)),
         }
         if self.reason is not None:
             row["reason"] = self.reason
         return json.dumps({**row, **self.more, "versions": dict(self.versions)})
 
 
-def _short(value: float | None) -> float | None:
-    """Four significant digits: more than any of these measurements is good for."""
-    return None if value is None else float(f"{value:.4g}")
+def rounded(value: float | None) -> float | None:
+    """Four significant digits, more than any measurement is good for; None for what is no number (JSON has none)."""
+    return None if value is None or math.isnan(value) else float(f"{value:.4g}")

@@ -40,6 +40,8 @@ COLUMNS: Final = (
     ("reward, RL prompts", REWARD, TRAINED),
     ("diversity, unseen", DIVERSITY, HELD_OUT),
 )
+COMPARED: Final = ((ORACLE, TRAINED), (ORACLE, HELD_OUT), (LIKENESS, HELD_OUT))
+"""(metric, group) of what a sentence or a line about two rows says."""
 RL_GOAL, UNSEEN_GOAL, LOSS_ALLOWED = 0.30, 0.20, -0.02
 
 
@@ -98,10 +100,7 @@ def headline(view: View) -> str:
     row = rows()
     out = []
     for short in ("DreamBooth", "DB + descr.", "plain DDPO"):
-        found = [
-            difference(row["full"], row[short], view.find, metric, group)
-            for metric, group in ((ORACLE, TRAINED), (ORACLE, HELD_OUT), (LIKENESS, HELD_OUT))
-        ]
+        found = [difference(row["full"], row[short], view.find, metric, group) for metric, group in COMPARED]
         if all(found):
             trained, unseen, likeness = (interval for interval in found if interval)
             out.append(
@@ -127,9 +126,8 @@ def techniques(view: View) -> str:
         ("full - plain DDPO", "full", "plain DDPO"),
         ("plain DDPO - DreamBooth", "plain DDPO", "DreamBooth"),
     ]
-    wanted = ((ORACLE, TRAINED), (ORACLE, HELD_OUT), (LIKENESS, HELD_OUT))
     for text, one, other in compared:
-        found = [difference(row[one], row[other], view.find, metric, group) for metric, group in wanted]
+        found = [difference(row[one], row[other], view.find, metric, group) for metric, group in COMPARED]
         lines.append(effect_line(text, found))
     return "\n".join(lines)
 

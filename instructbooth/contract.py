@@ -84,6 +84,10 @@ class Path:
     TERMINATION_LOG = "/dev/termination-log"
 
 
+PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp"})  # of files taken as pictures, in lower case
+CAPTION_TABLE = "metadata.jsonl"  # captions of all pictures in a folder; else each has a .txt of its own
+
+
 class PromptRole(StrEnum):
     """Who uses a PromptSource; names its mount."""
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import os
-import ssl
 import urllib.request
 
 import yaml
@@ -17,7 +16,7 @@ import yaml
 from benchmarks.operator.contender import GPUS_PER_POD, PODS_PER_STAGE, Contender
 from benchmarks.operator.install import collection, install, kustomize_objects, module_folder, module_version
 from benchmarks.operator.plane import BenchPlane, machine_address
-from tests.integration.operator.plane import JsonObject, Refused
+from tests.integration.operator.plane import JsonObject, Refused, unverified
 from tests.machine import binary, free_port
 
 TRAINER, JOBSET = "github.com/kubeflow/trainer/v2", "sigs.k8s.io/jobset"
@@ -123,11 +122,9 @@ class Kubeflow(Contender):
 
     def metrics(self) -> str:
         """Both controllers' /metrics."""
-        tls = ssl.create_default_context()
-        tls.check_hostname, tls.verify_mode = False, ssl.CERT_NONE  # a certificate that it makes itself
         secure = f"https://127.0.0.1:{self._ports['jobset-metrics']}/metrics"
         request = urllib.request.Request(secure, headers={"Authorization": "Bearer admin"})
-        with urllib.request.urlopen(request, timeout=30, context=tls) as answer:
+        with urllib.request.urlopen(request, timeout=30, context=unverified()) as answer:
             text = str(answer.read().decode())
         with urllib.request.urlopen(f"http://127.0.0.1:{self._ports['trainer-metrics']}/metrics", timeout=30) as answer:
             return text + str(answer.read().decode())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import ssl
 import time
 import urllib.request
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from threading import Event, Thread
 
 from benchmarks.operator.contender import Contender
 from benchmarks.operator.plane import BenchPlane
-from tests.integration.operator.plane import JsonObject
+from tests.integration.operator.plane import JsonObject, unverified
 
 CONNECTIONS = 8
 NAMESPACE = "bench"
@@ -62,7 +61,7 @@ class Watch:
         url = f"{self._plane.url}{self._path}?watch=true&timeoutSeconds=14400&resourceVersion={version}"
         headers = {"Authorization": "Bearer admin", "Accept": self._accept}
         answer: http.client.HTTPResponse = urllib.request.urlopen(
-            urllib.request.Request(url, headers=headers), context=_tls(), timeout=14400
+            urllib.request.Request(url, headers=headers), context=unverified(), timeout=14400
         )
         return answer
 
@@ -134,7 +133,7 @@ def _create(contender: Contender, names: list[str], times: Times) -> None:
     headers = {"Authorization": "Bearer admin", "Content-Type": "application/json"}
 
     def some(part: list[str]) -> None:
-        connection = http.client.HTTPSConnection(host, context=_tls(), timeout=60)
+        connection = http.client.HTTPSConnection(host, context=unverified(), timeout=60)
         for name in part:
             connection.request("POST", path, json.dumps(contender.manifest(name, NAMESPACE)), headers)
             answer = connection.getresponse()
@@ -147,9 +146,3 @@ def _create(contender: Contender, names: list[str], times: Times) -> None:
     with ThreadPoolExecutor(CONNECTIONS) as pool:
         for done in [pool.submit(some, part) for start in range(CONNECTIONS) if (part := names[start::CONNECTIONS])]:
             done.result()
-
-
-def _tls() -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # the API server made its certificate itself
-    return context

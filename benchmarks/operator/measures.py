@@ -9,6 +9,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from benchmarks.measure import rounded
+from instructbooth import intervals
+
 WRITES = frozenset({"create", "update", "patch", "delete", "deletecollection"})
 # By the clock and not by the job: leader election, and who it is that scrapes the metrics.
 _METHODS = {"post": "create", "put": "update", "patch": "patch", "apply": "patch", "delete": "delete"}
@@ -19,11 +22,7 @@ def percentile(values: Sequence[float], share: float) -> float:
     """The value below which a share of the values lies, interpolated between neighbours; nan of nothing."""
     if not values:
         return math.nan
-    ordered = sorted(values)
-    place = share * (len(ordered) - 1)
-    low = math.floor(place)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
+    return intervals.percentile(sorted(values), share)
 
 
 def buckets(text: str, metric: str) -> dict[float, float]:
@@ -119,10 +118,3 @@ def row(
         **more,
         "versions": dict(versions),
     }
-
-
-def rounded(value: float | None) -> float | None:
-    """Four significant digits; None for what is not a number (JSON has none)."""
-    if value is None or math.isnan(value):
-        return None
-    return float(f"{value:.4g}")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from benchmarks.measure import rounded
 from benchmarks.operator.measure import Result
-from benchmarks.operator.measures import events, reads, rounded, row, writes
+from benchmarks.operator.measures import events, reads, row, writes
 
 
 def rows(ours: Result | None, peer: Result | None, floor: Result | None) -> list[dict[str, Any]]:

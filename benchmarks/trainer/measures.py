@@ -12,9 +12,10 @@ from safetensors.torch import load_file
 
 from benchmarks.measure import Measure
 from benchmarks.trainer.job import ADAPTER, Bench
-from benchmarks.trainer.sides import Peers, Spent, free_port, measured, run, timed
+from benchmarks.trainer.sides import Peers, Spent, measured, run, timed
 from benchmarks.trainer.workload import Result, Workload, typical
 from instructbooth.contract import Stage
+from tests.machine import free_port
 
 OURS, FLOOR, STAGE = "benchmarks.trainer.ours", "benchmarks.trainer.floor", "instructbooth_trainer.main"
 TRL, SCRIPT = "benchmarks.trainer.peers.trl_ddpo", "benchmarks.trainer.peers.dreambooth_script"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from instructbooth.artifacts.commit import delete_artifact
@@ -25,9 +26,7 @@ def list_checkpoints(store: ObjectStore, layout: RunLayout, stage: Stage, attemp
 
     Later attempts are not looked at: a zombie must not go on from what its successor made.
     """
-    prefix = layout.stage(stage)
-    found = (parse_checkpoint_manifest("/" + o.key.removeprefix(prefix)) for o in store.list(prefix))
-    return sorted((CheckpointRef(step, a) for a, step in filter(None, found) if a <= attempt), reverse=True)
+    return _whole(_keys(store, layout, stage), attempt)
 
 
 def raise_fence(store: ObjectStore, layout: RunLayout, stage: Stage, attempt: int) -> list[CheckpointRef]:
@@ -38,16 +37,26 @@ def raise_fence(store: ObjectStore, layout: RunLayout, stage: Stage, attempt: in
 
     Raises Corrupt for a fence that cannot be read.
     """
-    prefix = layout.stage(stage)
-    present = list_checkpoints(store, layout, stage, attempt)
-    fences = (parse_fence("/" + o.key.removeprefix(prefix)) for o in store.list(prefix))
-    last = max((found for found in fences if found is not None and found < attempt), default=None)
+    keys = _keys(store, layout, stage)
+    present = _whole(keys, attempt)
+    last = max((found for found in map(parse_fence, keys) if found is not None and found < attempt), default=None)
     if last is not None:
         believed = _read_fence(store, layout.fence(stage, last))
         present = [ref for ref in present if ref.attempt >= last or ref in believed]
     body = json.dumps({"checkpoints": [{"step": ref.step, "attempt": ref.attempt} for ref in present]}, indent=1)
     store.put_bytes(layout.fence(stage, attempt), body.encode())
     return present
+
+
+def _keys(store: ObjectStore, layout: RunLayout, stage: Stage) -> list[str]:
+    """What a stage has in the store, relative to it."""
+    prefix = layout.stage(stage)
+    return ["/" + item.key.removeprefix(prefix) for item in store.list(prefix)]
+
+
+def _whole(keys: Iterable[str], attempt: int) -> list[CheckpointRef]:
+    found = filter(None, map(parse_checkpoint_manifest, keys))
+    return sorted((CheckpointRef(step, a) for a, step in found if a <= attempt), reverse=True)
 
 
 def _read_fence(store: ObjectStore, key: str) -> frozenset[CheckpointRef]:

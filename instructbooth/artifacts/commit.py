@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -108,17 +108,41 @@ def fetch(store: ObjectStore, prefix: str, folder: Path) -> Manifest:
     return manifest
 
 
+def read_file(store: ObjectStore, prefix: str, name: str) -> bytes:
+    """One file of the artifact `prefix`, verified like those of `fetch`. For small ones: it is held in memory.
+
+    Raises ArtifactMissing (no manifest), Corrupt (the manifest does not name it, it is absent or differs).
+    """
+    entry, key = read_manifest(store, prefix).files.get(name), prefix + name
+    if entry is None:
+        raise Corrupt(f"{store.url(key)} is not named by its manifest")
+    with _named(store, key):
+        data = store.get_bytes(key)
+    _verify(store.url(key), len(data), lambda: hashlib.sha256(data).hexdigest(), entry)
+    return data
+
+
 def _fetch_file(store: ObjectStore, key: str, path: Path, entry: FileEntry) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    try:
+    with _named(store, key):
         store.get_file(key, path)
+    _verify(store.url(key), path.stat().st_size, lambda: sha256_of(path), entry)
+
+
+@contextmanager
+def _named(store: ObjectStore, key: str) -> Iterator[None]:
+    """What is read here is named by a manifest: it must be there."""
+    try:
+        yield
     except ObjectMissing as error:
         raise Corrupt(f"{store.url(key)} is named by its manifest but absent") from error
-    size = path.stat().st_size
+
+
+def _verify(url: str, size: int, sha256: Callable[[], str], entry: FileEntry) -> None:
     if size != entry.size:
-        raise Corrupt(f"{store.url(key)} has {size} bytes, its manifest says {entry.size}")
-    if sha256_of(path) != entry.sha256:
-        raise Corrupt(f"{store.url(key)} does not have the sha256 of its manifest: the object was changed or damaged")
+        raise Corrupt(f"{url} has {size} bytes, its manifest says {entry.size}")
+    if sha256() != entry.sha256:
+        raise Corrupt(f"{url} does not have the sha256 of its manifest: the object was changed or damaged")
 
 
 @contextmanager

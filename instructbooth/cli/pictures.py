@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 
 from instructbooth.cli.output import CliError, human_size, note
+from instructbooth.contract import CAPTION_TABLE, PICTURE_SUFFIXES
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
 CONFIG_MAP_LIMIT = 1 << 20  # bytes of all values: what the API server takes
 FEW, MANY = 3, 6  # the paper's number of pictures
 _KEY = re.compile(r"[^-._a-zA-Z0-9]")
@@ -18,7 +18,7 @@ def picture_files(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise CliError(f"{folder} is not a folder")
     files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
-    pictures = [p for p in files if p.suffix.lower() in SUFFIXES]
+    pictures = [p for p in files if p.suffix.lower() in PICTURE_SUFFIXES]
     if not pictures:
         raise CliError(f"{folder} holds no picture: {FEW} to {MANY} PNG, JPEG or WebP files are needed")
     for path in pictures:
@@ -40,7 +40,7 @@ def _require_picture(path: Path) -> None:
 
 def _is_caption(path: Path, pictures: list[Path]) -> bool:
     """Whether it is what spec.personalization.captions: files reads."""
-    return path.name == "metadata.jsonl" or any(path == picture.with_suffix(".txt") for picture in pictures)
+    return path.name == CAPTION_TABLE or any(path == picture.with_suffix(".txt") for picture in pictures)
 
 
 def config_map_data(folder: Path) -> dict[str, bytes]:

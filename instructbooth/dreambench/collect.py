@@ -5,16 +5,15 @@ A job that is missing, unfinished or damaged is named with the reason; it is nev
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pydantic import ValidationError
 
-from instructbooth.artifacts.commit import read_manifest
-from instructbooth.artifacts.errors import ArtifactMissing, Corrupt, ObjectMissing
-from instructbooth.artifacts.layout import MANIFEST, runs_prefix
+from instructbooth.artifacts.commit import read_file
+from instructbooth.artifacts.errors import ArtifactMissing, Corrupt
+from instructbooth.artifacts.layout import MANIFEST, RunLayout, parse_part_manifest, runs_prefix
 from instructbooth.artifacts.store import ObjectStore
 from instructbooth.contract import STAGES, Stage
 from instructbooth.dreambench.dataset import DataSetError
@@ -123,18 +122,15 @@ def _evaluation(job: Job, stores: Sequence[ObjectStore], uid: str | None) -> Eva
     if len(finished) > 1:
         raise NotThere(f"several finished runs, {', '.join(sorted(finished))}: say which by --run {job.name}=UID")
     ((found_uid, (attempt, store)),) = finished.items()
-    return read_evaluation(store, f"{prefix}{found_uid}/{Stage.EVALUATE.value}/{attempt}/output/")
+    return read_evaluation(store, RunLayout(f"{prefix}{found_uid}/").output(Stage.EVALUATE, attempt))
 
 
 def read_evaluation(store: ObjectStore, prefix: str) -> Evaluation:
     """The evaluation.json of an output, verified. Raises NotThere when it is damaged."""
     try:
-        entry = read_manifest(store, prefix).files.get(RECORD)
-        data = store.get_bytes(prefix + RECORD)
-    except (ArtifactMissing, Corrupt, ObjectMissing) as error:
+        data = read_file(store, prefix, RECORD)
+    except (ArtifactMissing, Corrupt) as error:
         raise NotThere(f"damaged: {error.message}") from error
-    if entry is None or hashlib.sha256(data).hexdigest() != entry.sha256:
-        raise NotThere(f"damaged: {store.url(prefix + RECORD)} is not what its manifest says")
     try:
         return Evaluation.model_validate_json(data)
     except ValidationError as error:
@@ -147,5 +143,5 @@ def how_far(keys: Sequence[str]) -> str:
     if not reached:
         return "no trace of it in object storage: not started, or not this bucket, prefix or namespace"
     last = reached[-1]
-    parts = len({k.split("/parts/")[1] for k in keys if "/parts/" in k and k.endswith(f"/{MANIFEST}")})
+    parts = len({part[1:] for part in map(parse_part_manifest, keys) if part})
     return f"not finished: it is at {last.value}" + (f", {parts} prompts drawn" if last is Stage.EVALUATE else "")

@@ -10,12 +10,12 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from instructbooth.contract import PICTURE_SUFFIXES
 from instructbooth.spec.sources import PLACEHOLDER
 
 FILE = "prompts_and_classes.txt"
 LIVE_CLASSES = frozenset({"cat", "dog"})
 """Classes of the nine live subjects; the file does not say it, the paper does."""
-PICTURES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 _HEADINGS = {"Classes": "classes", "Prompts": "", "Object Prompts": "object", "Live Subject Prompts": "live"}
 _PROMPT = re.compile(r"""^(['"])(?P<text>.*)\1\.format\(unique_token, class_token\),?$""")
 _SUBJECT = "{0} {1}"
@@ -68,7 +68,7 @@ class DataSet:
     def pictures(self, subject: BenchSubject) -> list[Path]:
         """A subject's pictures. Raises DataSetError if there is none."""
         folder = self.folder / subject.name
-        found = sorted(p for p in folder.iterdir() if p.suffix.lower() in PICTURES) if folder.is_dir() else []
+        found = sorted(p for p in folder.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES) if folder.is_dir() else []
         if not found:
             raise DataSetError(
                 f"{folder} holds no picture: take the whole folder dataset/ of github.com/google/dreambooth, or name "

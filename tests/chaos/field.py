@@ -12,10 +12,11 @@ from pathlib import Path
 from instructbooth.contract import ExitCode, Label, Stage
 from tests.chaos.call import Call
 from tests.chaos.faults import Script
-from tests.chaos.kube import JsonObject, Kube
+from tests.chaos.kube import Kube
 from tests.chaos.kubelet import Kubelet
 from tests.chaos.lane import Lane, Portrait, lane
 from tests.chaos.truth import Truth, broken_rules
+from tests.integration.operator.plane import JsonObject
 
 LANES = 6  # at a time: two cores are busy then
 SECONDS = 240  # until a job that should have ended counts as stuck: it takes eight on a machine with nothing else to do

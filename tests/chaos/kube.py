@@ -4,25 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-import ssl
 from collections.abc import Callable
-from typing import Any
 
 from aiohttp import ClientError, ClientSession, ClientTimeout, TCPConnector
 
-JsonObject = dict[str, Any]
+from tests.integration.operator.plane import JsonObject, Refused, unverified
+
 MERGE = "application/merge-patch+json"
 JOBS = "/apis/batch/v1/jobs"
 PODS = "/api/v1/pods"
 IBJ = "/apis/instructbooth.io/v1alpha1/instructboothjobs"
-
-
-class Refused(Exception):
-    """The API server said no."""
-
-    def __init__(self, code: int, text: str) -> None:
-        super().__init__(f"{code}: {text}")
-        self.code = code
 
 
 class Kube:
@@ -32,11 +23,9 @@ class Kube:
         self.url = url
 
     async def __aenter__(self) -> Kube:
-        context = ssl.create_default_context()
-        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         self._session = ClientSession(
             headers={"Authorization": "Bearer admin"},
-            connector=TCPConnector(ssl=context, limit=0),
+            connector=TCPConnector(ssl=unverified(), limit=0),
             timeout=ClientTimeout(total=None),
         )
         return self

@@ -7,8 +7,9 @@ import json
 from collections.abc import Mapping
 
 from instructbooth.contract import ExitCode, Label, Outcome, Stage
-from tests.chaos.kube import MERGE, PODS, JsonObject, Kube, Refused
+from tests.chaos.kube import MERGE, PODS, Kube
 from tests.integration.operator.bench import RANK, running_status, terminated_status
+from tests.integration.operator.plane import JsonObject, Refused
 from tests.unit.reconcile.world import success
 
 RUN_SECONDS = 0.3

@@ -14,10 +14,11 @@ import yaml
 
 from instructbooth.contract import Label
 from tests.chaos.faults import Script
-from tests.chaos.kube import JsonObject, Kube
+from tests.chaos.kube import Kube
 from tests.chaos.operator_process import KUBECONFIG, OperatorProcess
 from tests.chaos.proxy import Proxy
 from tests.chaos.truth import History
+from tests.integration.operator.plane import JsonObject
 from tests.machine import free_port
 from tests.unit.reconcile.world import job_object
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import ssl
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from aiohttp import ClientError, ClientSession, ClientTimeout, TCPConnector, web
 
 from tests.chaos.call import Call, parse
 from tests.chaos.faults import Fault, Kind, Script
+from tests.integration.operator.plane import unverified
 
 _DROPPED = {"transfer-encoding", "content-length", "content-encoding", "connection", "host", "date"}
 REASONS = {409: "Conflict", 410: "Expired", 429: "TooManyRequests", 500: "InternalError", 503: "ServiceUnavailable"}
@@ -62,9 +62,8 @@ class Proxy:
         self._handling: set[asyncio.Task[object]] = set()
 
     async def __aenter__(self) -> Proxy:
-        context = ssl.create_default_context()
-        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        self._session = ClientSession(connector=TCPConnector(ssl=context, limit=0), timeout=ClientTimeout(total=None))
+        connector = TCPConnector(ssl=unverified(), limit=0)
+        self._session = ClientSession(connector=connector, timeout=ClientTimeout(total=None))
         app = web.Application(client_max_size=1 << 26)
         app.router.add_route("*", "/{path:.*}", self._handle)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)

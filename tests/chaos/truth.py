@@ -13,7 +13,8 @@ from typing import Any
 from instructbooth.contract import Label, Stage
 from instructbooth.reconcile.plan import is_finished
 from instructbooth.spec.status import InstructBoothJobStatus, StageState
-from tests.chaos.kube import IBJ, JOBS, PODS, JsonObject, Kube
+from tests.chaos.kube import IBJ, JOBS, PODS, Kube
+from tests.integration.operator.plane import JsonObject
 
 
 @dataclass(frozen=True)

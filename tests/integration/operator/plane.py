@@ -43,6 +43,14 @@ class Refused(Exception):
         self.code = code
 
 
+def unverified() -> ssl.SSLContext:
+    """TLS to a server of the test's own, which made its certificate itself."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
 class ControlPlane:
     """Starts with `start()` and `start_controllers()`, ends with `stop()`: only processes that it started itself."""
 
@@ -51,9 +59,7 @@ class ControlPlane:
         self.etcd_port, self.peer_port, self.port, self.manager_port = (free_port() for _ in range(4))
         self.url = f"https://127.0.0.1:{self.port}"
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
-        self._tls = ssl.create_default_context()
-        self._tls.check_hostname = False
-        self._tls.verify_mode = ssl.CERT_NONE  # the API server makes its own certificate
+        self._tls = unverified()
 
     def start(self) -> None:
         """Start etcd and the API server, and wait until it is ready."""

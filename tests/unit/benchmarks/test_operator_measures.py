@@ -5,6 +5,7 @@ import math
 
 import pytest
 
+from benchmarks.measure import rounded
 from benchmarks.operator.measure import Result
 from benchmarks.operator.measures import (
     all_writes,
@@ -14,7 +15,6 @@ from benchmarks.operator.measures import (
     quantile,
     reads,
     requests,
-    rounded,
     row,
     writes,
 )

@@ -49,6 +49,12 @@ class Rig:
     def run(self, scenario: Coroutine[Any, Any, Any]) -> Any:
         return asyncio.run(asyncio.wait_for(scenario, 30))
 
+    def replace(self) -> None:
+        """Another operator, to which no watch has told of any child."""
+        self.cache = Cache()
+        self.tell()
+        self.restart()
+
     def tell(self) -> None:
         """What a watch would: the job as it is now."""
         self.cache.put(deepcopy(self.api.objects[IBJ.plural, "mascot"]))
@@ -116,9 +122,7 @@ def test_a_stale_job_starts_no_second_gang(rig: Rig) -> None:
 
 def test_a_child_whose_event_was_lost_is_asked_for(rig: Rig) -> None:
     rig.reconcile()
-    rig.cache = Cache()
-    rig.tell()
-    rig.restart()
+    rig.replace()
     rig.reconcile()
     assert rig.api.names(JOBS) == [P1]
     assert rig.status()["stages"][0]["restarts"] == {"failures": 0, "disruptions": 0}
@@ -167,9 +171,7 @@ def test_an_event_is_told_once_whatever_happens_before_the_status_is_written(rig
     edited = rig.api.objects[IBJ.plural, "mascot"]
     edited["metadata"]["labels"] = {"team": "blue"}  # a new resourceVersion, the same status
     rig.api.put(IBJ, edited)
-    rig.cache = Cache()
-    rig.tell()
-    rig.restart()
+    rig.replace()
     rig.reconcile()
     assert [obj["reason"] for obj in rig.events()] == ["StageStarted"]
 
@@ -203,9 +205,7 @@ def test_a_child_of_an_earlier_life_is_waited_for(rig: Rig) -> None:
         for owner in obj["metadata"].get("ownerReferences", ()):
             owner["uid"] = "an earlier life"
     rig.api.put(IBJ, job_object() | {"status": {}})
-    rig.cache = Cache()
-    rig.tell()
-    rig.restart()
+    rig.replace()
     with pytest.raises(StillThere, match="earlier mascot"):
         rig.reconcile()
 
@@ -215,9 +215,7 @@ def test_what_an_earlier_pass_created_is_found_by_its_name(rig: Rig) -> None:
     rig.fails(("patch", "instructboothjobs"), error=RuntimeError("killed"))
     with pytest.raises(RuntimeError):
         rig.reconcile()
-    rig.cache = Cache()
-    rig.tell()
-    rig.restart()
+    rig.replace()
     rig.reconcile()
     assert rig.api.names(JOBS) == [P1]
     assert rig.status()["stages"][0]["jobName"] == P1

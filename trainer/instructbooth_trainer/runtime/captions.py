@@ -10,17 +10,20 @@ import json
 import re
 from pathlib import Path
 
+from instructbooth.contract import CAPTION_TABLE
 from instructbooth.spec.sources import PLACEHOLDER
 from instructbooth.spec.subject import Subject
 from instructbooth_trainer.runtime.errors import UserError
-from instructbooth_trainer.runtime.sources import METADATA, picture_paths
+from instructbooth_trainer.runtime.sources import picture_paths
 
 _INVALID = "CaptionsInvalid"
 
 
 def has_captions(folder: Path) -> bool:
     """Whether any picture of a folder has a caption beside it."""
-    return (folder / METADATA).is_file() or any(path.with_suffix(".txt").is_file() for path in picture_paths(folder))
+    return (folder / CAPTION_TABLE).is_file() or any(
+        path.with_suffix(".txt").is_file() for path in picture_paths(folder)
+    )
 
 
 def load_captions(folder: Path, subject: Subject) -> list[str]:
@@ -30,7 +33,7 @@ def load_captions(folder: Path, subject: Subject) -> list[str]:
         UserError: `CaptionsInvalid` for a picture without one, one of several lines, and one that names the subject
             neither by `{subject}` nor by its identifier.
     """
-    table = _read_table(folder / METADATA)
+    table = _read_table(folder / CAPTION_TABLE)
     return [_caption(path, table, subject) for path in picture_paths(folder)]
 
 
@@ -39,12 +42,12 @@ def _caption(path: Path, table: dict[str, str], subject: Subject) -> str:
     if file.is_file():
         origin, text = file.name, _text(file)
     elif path.name in table:
-        origin, text = f"{METADATA}, {path.name}", table[path.name]
+        origin, text = f"{CAPTION_TABLE}, {path.name}", table[path.name]
     else:
         raise UserError(
             _INVALID,
             f"spec.personalization.captions is files, and {path.name} has no caption: write {file.name} beside it or a "
-            f"line of {METADATA}, or set captions: templates",
+            f"line of {CAPTION_TABLE}, or set captions: templates",
         )
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if len(lines) != 1:

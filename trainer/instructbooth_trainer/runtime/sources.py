@@ -39,8 +39,6 @@ log = logging.getLogger(__name__)
 
 PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
 MODEL_SUFFIXES = frozenset({".safetensors", ".json", ".txt", ".model"})
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
-METADATA = "metadata.jsonl"  # captions of all pictures; else each has a .txt of its own
 CAPTION_SUFFIXES = frozenset({".txt", ".jsonl"})
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_PIXELS = 64_000_000
@@ -100,7 +98,7 @@ class Sources:
             return self._volume(source.pvc)
         assert source.s3 is not None
         return self._s3_folder(
-            source.s3, IMAGE_SUFFIXES | CAPTION_SUFFIXES, self._workdir / "subject", "SubjectImagesInvalid"
+            source.s3, contract.PICTURE_SUFFIXES | CAPTION_SUFFIXES, self._workdir / "subject", "SubjectImagesInvalid"
         )
 
     def prompt_lines(self, source: PromptSource, role: contract.PromptRole) -> list[str]:
@@ -275,7 +273,7 @@ def picture_paths(folder: Path) -> list[Path]:
         raise UserError(reason, f"subject.images: there is no folder {folder}; check claim, path or ConfigMap")
     # A ConfigMap's mount holds its keys as links into a hidden folder.
     paths = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
-    pictures = [p for p in paths if p.suffix.lower() in IMAGE_SUFFIXES]
+    pictures = [p for p in paths if p.suffix.lower() in contract.PICTURE_SUFFIXES]
     if not pictures:
         found = ", ".join(p.name for p in paths[:5]) or "nothing"
         raise UserError(reason, f"subject.images holds no picture ({found}); give 3-6 PNG, JPEG or WebP files")
