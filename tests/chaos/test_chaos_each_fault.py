@@ -16,8 +16,8 @@ from tests.integration.operator.plane import ControlPlane
 pytestmark = pytest.mark.cluster
 
 STATUS = Call("patch", "instructboothjobs/status", "mascot")
-FIRST_CHILD = Call("apply", "jobs", "mascot-personalize-1")
-SECOND_GANG = Call("apply", "jobs", "mascot-reinforce-2")
+FIRST_CHILD = Call("create", "jobs", "mascot-personalize-1")
+SECOND_GANG = Call("create", "jobs", "mascot-reinforce-2")
 OLD_GANG = Call("delete", "jobs", "mascot-reinforce-1")
 JOBS_WATCH, IBJ_WATCH = Call("watch", "jobs"), Call("watch", "instructboothjobs")
 JOBS_LIST, IBJ_LIST = Call("list", "jobs"), Call("list", "instructboothjobs")
