@@ -35,8 +35,6 @@ def _change(recipe: Recipe, metric: str, view: View) -> Interval | None:
 
 
 def _line(recipe: Recipe, view: View) -> str:
-    if recipe.skipped:
-        return f"| {recipe.title} | passed over: {recipe.skipped} | - | - | - | - |"
     before, after = _row(recipe, "personalized"), _row(recipe, "reinforced")
     gained = _change(recipe, REWARD, view)
     stopped = sum(bool(record and record.stopped) for record in map(view.find, after.cells))
@@ -57,8 +55,6 @@ def _sentences(free: Recipe, guarded: list[Recipe], view: View) -> list[str]:
         f"**{'seen' if seen else 'not seen'}**."
     ]
     for recipe in guarded:
-        if recipe.skipped:
-            continue
         kept = difference(_row(recipe, "reinforced"), _row(free, "reinforced"), view.find, LIKENESS, TRAINED)
         if kept is None or kept.cells < ENOUGH:
             lines.append(f"- {recipe.title}: not judged yet.")

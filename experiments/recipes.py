@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from experiments.cells import Cell
-from instructbooth.spec.stages import Reinforcement
 
 Group = Literal["main", "guards", "sensitivity", "tuning"]
 PROMPTS: Final = Path(__file__).with_name("prompts")
@@ -43,7 +42,6 @@ class Recipe:
         group: which table it is in.
         changes: of the manifest's spec, by dotted path; None removes a field.
         subjects, seeds: its cells are all pairs of them.
-        needs: a field below `reinforcement` without which the recipe is passed over.
     """
 
     name: str
@@ -53,12 +51,6 @@ class Recipe:
     changes: Mapping[str, Any] = field(default_factory=dict)
     subjects: tuple[str, ...] = MAIN_SUBJECTS
     seeds: tuple[int, ...] = MAIN_SEEDS
-    needs: str = ""
-
-    @property
-    def skipped(self) -> str:
-        """Why it cannot be run with this schema; empty if it can."""
-        return "" if not self.needs or has_field(self.needs) else f"reinforcement.{self.needs} is not a field yet"
 
     def cells(self) -> Iterator[Cell]:
         """Its cells, seed by seed; evaluated on the unseen prompts besides those it is trained on."""
@@ -66,17 +58,6 @@ class Recipe:
         for seed in self.seeds:
             for subject in self.subjects:
                 yield Cell(subject, seed, self.name, changes)
-
-
-def has_field(path: str) -> bool:
-    """Whether the schema has a field `a.b` below `reinforcement`."""
-    model: Any = Reinforcement
-    for name in path.split("."):
-        found = [info.annotation for info in getattr(model, "model_fields", {}).values() if info.alias == name]
-        if not found:
-            return False
-        model = found[0]
-    return True
 
 
 def unseen_prompts() -> list[str]:
@@ -130,18 +111,16 @@ def _guards() -> Iterator[Recipe]:
         "reinforcement.klWeight": 0,
     }
     bounds: dict[str, tuple[str, str, dict[str, Any]]] = {
-        "fade": ("no guard", "", {}),
-        "fade-kl-ceiling": ("KL ceiling", "guards.klCeiling", {"klCeiling": 0.01}),
-        "fade-identity": ("identity guard", "guards.identity", {"identity": {**_LIKENESS, "floorShare": 0.8}}),
-    }
-    for name, (title, needs, guards) in bounds.items():
-        says = ", ".join(f"guards.{key} {value}" for key, value in guards.items() if key == "klCeiling")
-        if needs == "guards.identity":
-            says = "guards.identity with floorShare 0.8"
+        "fade": ("no guard", "nothing stops it", {}),
+        "fade-kl-ceiling": ("KL ceiling", "guards.klCeiling 0.01", {"klCeiling": 0.01}),
+        "fade-identity": (
+            "identity guard", "guards.identity with floorShare 0.8", {"identity": {**_LIKENESS, "floorShare": 0.8}}
+        ),
+    }  # fmt: skip
+    for name, (title, says, guards) in bounds.items():
         yield Recipe(
-            name, title, says or "nothing stops it", "guards",
-            fade | ({"reinforcement.guards": guards} if guards else {}),
-            subjects=("demo", "patch", "nimbus"), seeds=FEW_SEEDS, needs=needs,
+            name, title, says, "guards", fade | ({"reinforcement.guards": guards} if guards else {}),
+            subjects=("demo", "patch", "nimbus"), seeds=FEW_SEEDS,
         )  # fmt: skip
 
 
@@ -196,10 +175,7 @@ def _tuning() -> Iterator[Recipe]:
     }
     for name, changes in tries.items():
         says = " ".join(f"{path}={value}" for path, value in changes.items() if path != "reinforcement.prompts")
-        yield Recipe(
-            f"try-{name}", name, says, "tuning", changes, subjects=("demo", "patch", "nimbus"), seeds=(0,),
-            needs="guidanceInTraining" if name == "guided-rollouts" else "",
-        )  # fmt: skip
+        yield Recipe(f"try-{name}", name, says, "tuning", changes, subjects=("demo", "patch", "nimbus"), seeds=(0,))
 
 
 _WIDER: Final = [
@@ -233,4 +209,4 @@ def plan(names: Iterable[str] = ()) -> list[Cell]:
         first = (2 if cell.seed else 0) if recipe.group == "main" else wave[recipe.group]
         return first, cell.seed, recipe.subjects.index(cell.subject), place[recipe.name]
 
-    return sorted((cell for recipe in chosen if not recipe.skipped for cell in recipe.cells()), key=order)
+    return sorted((cell for recipe in chosen for cell in recipe.cells()), key=order)

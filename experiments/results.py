@@ -121,9 +121,6 @@ def main() -> int:
     book = Book(FOLDER / "cells")
     work = Experiment(lab, book, FOLDER)
     cells = chosen(given)
-    for recipe in RECIPES.values():
-        if recipe.skipped and (not given.only or recipe.name in given.only):
-            print(f"{recipe.name} is passed over: {recipe.skipped}", file=sys.stderr)
     todo = work.todo(cells)
     print(f"{len(cells) - len(todo)} of {len(cells)} cells are there", file=sys.stderr, flush=True)
     tally = Tally(left=todo)
