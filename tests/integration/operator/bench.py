@@ -131,7 +131,7 @@ class Bench:
         return self.plane.request("GET", f"{self._ibj}/{name}")
 
     def status(self, name: str = "mascot") -> InstructBoothJobStatus:
-        return InstructBoothJobStatus.model_validate(self.job(name).get("status", {}))
+        return InstructBoothJobStatus.from_object(self.job(name))
 
     def condition(self, kind: str, name: str = "mascot") -> Condition | None:
         return find(self.status(name).conditions, kind)
