@@ -95,7 +95,7 @@ def _invalid(job: Mapping[str, Any], old: InstructBoothJobStatus, mistakes: list
 
 def _held(job: Mapping[str, Any], old: InstructBoothJobStatus, blocker: blocked.Blocker, now: datetime) -> Plan:
     new = _written(job, old, {}, _blocked_claim(blocker, old), now)
-    return Plan(new, events=events_between(old, new))
+    return Plan(new, events=events_between(old, new), requeue_after=skew.LOOK_AGAIN_SECONDS)
 
 
 def _unfinished(

@@ -58,7 +58,7 @@ async def run(settings: Settings, now: Callable[[], datetime] = utc_now) -> None
         stack.push_async_callback(http.cleanup)
         stopped = asyncio.create_task(_set(stop), name="stopped")
         # Whoever could not do the work must not take the Lease from those who can, nor call itself ready.
-        if not await under(stopped, resync.can_list()):
+        if settings.lease and not await under(stopped, resync.can_list()):
             return
         stack.push_async_callback(lease.release)
         if not await under(stopped, lease.acquire()):

@@ -18,6 +18,7 @@ from instructbooth.spec.job import ResolvedJob
 
 REASON = "NewerDefinition"
 MOST_NAMED = 5
+LOOK_AGAIN_SECONDS = 30.0  # the definition may be taken back, which changes no job and so may bring no event
 
 
 def read(job: Mapping[str, Any]) -> tuple[ResolvedJob, list[str]]:
