@@ -22,6 +22,7 @@ pytestmark = pytest.mark.cluster
 
 LEASE_SECONDS = 12
 IBJ = Call("get", "instructboothjobs", "mascot")
+FIRST_GANG = Call("create", "jobs", "mascot-reinforce-1")
 
 
 async def play(plane: ControlPlane, calm: Calm, folder: Path, scripts: list[Once]) -> list[Result]:
@@ -58,12 +59,21 @@ def test_the_leader_is_killed_between_any_two_writes(
 def test_a_leader_that_was_stopped_for_longer_than_the_lease_writes_nothing_when_it_wakes(
     plane: ControlPlane, calm: Calm, tmp_path: Path, subtests: pytest.Subtests, tell: Callable[[str], None]
 ) -> None:
-    """Stopped with the answer it needs for its next write in its hands; or with a write under way, which comes late."""
+    """Stopped with the answer it needs for its next write in its hands; or with a write under way, which comes late.
+
+    A name keeps a gang from being created twice, unless the gang has come and gone when the late request arrives: then
+    it is made again, and ended as a stray. No client can take back what it has sent (decision 0025).
+    """
     answered = [Once(call, number, Fault(Kind.FREEZE)) for call, number in calm.writes[:-1:2]]
     answered += [Once(IBJ, number, Fault(Kind.FREEZE)) for number in range(4)]
     late = [Once(call, number, Fault(Kind.FREEZE, seconds=ACTS_WITHIN)) for call, number in calm.writes[1::2]]
     scripts = [*answered, *late]
     results = asyncio.run(play(plane, calm, tmp_path, scripts))
+    for result, script in zip(results, scripts, strict=True):
+        if script in late and script.call == FIRST_GANG:
+            result.problems = [
+                line for line in result.problems if not line.startswith(f"{FIRST_GANG.name} was created")
+            ]
     same = sum(not result.problems for result in results)
     tell(f"{len(results)} leaders stopped and woken: {same} jobs ended the same")
     for result, script in zip(results, scripts, strict=True):

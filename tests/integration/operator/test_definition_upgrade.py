@@ -36,7 +36,7 @@ def define(plane: ControlPlane, definition: JsonObject) -> None:
     generation = applied["metadata"]["generation"]
 
     def served() -> bool:
-        conditions = plane.request("GET", f"{CRDS}/{CRD_NAME}")["status"].get("conditions", ())
+        conditions = plane.request("GET", f"{CRDS}/{CRD_NAME}")["status"].get("conditions") or ()
         return any(c["type"] == "Established" and c["status"] == "True" for c in conditions)
 
     plane.wait(f"generation {generation} of the definition", served)
