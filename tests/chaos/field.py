@@ -62,11 +62,11 @@ class Field:
     the story, so that these writes are tried too.
     """
 
-    def __init__(self, url: str, folder: Path) -> None:
+    def __init__(self, url: str, folder: Path, lanes: int = LANES) -> None:
         self.kube = Kube(url)
         self.folder = folder
         self.lanes: list[Lane] = []
-        self._slots = asyncio.Semaphore(LANES)
+        self._slots = asyncio.Semaphore(lanes)
 
     async def __aenter__(self) -> Field:
         await self.kube.__aenter__()

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from aiohttp import ClientSession
 
 from instructbooth.contract import Stage
 from tests.chaos.call import Call
@@ -21,13 +22,14 @@ from tests.integration.operator.plane import ControlPlane
 pytestmark = pytest.mark.cluster
 
 LEASE_SECONDS = 12
+LANES = 12  # most of their time is spent waiting for a Lease to run out
 IBJ = Call("get", "instructboothjobs", "mascot")
 FIRST_GANG = Call("create", "jobs", "mascot-reinforce-1")
 
 
 async def play(plane: ControlPlane, calm: Calm, folder: Path, scripts: list[Once]) -> list[Result]:
     """Run the job once for each script, each with a pair."""
-    async with Field(plane.url, folder) as field:
+    async with Field(plane.url, folder, LANES) as field:
         runs = (
             field.play(f"{s.fault}: {s.call} #{s.number}", s, calm.portrait, lane=partial(pair, field)) for s in scripts
         )
@@ -95,11 +97,14 @@ def test_a_leader_that_leaves_hands_over_at_once(
             await here.submit()
             await field.held(1)
             loop = asyncio.get_running_loop()
-            told = loop.time()
-            here.operator.send(signal.SIGTERM)
-            await here.until("the standby to lead", lambda: here.led_by(here.second), LEASE_SECONDS / 2)
-            tell(f"told to leave, the leader was followed after {loop.time() - told:.1f} s")
-            await asyncio.wait_for(here.operator.wait(), 30)
+            url = f"http://127.0.0.1:{here.seat.port}/metrics"
+            async with ClientSession() as prometheus:  # which keeps its connection: nobody waits for its end
+                await (await prometheus.get(url)).read()
+                told = loop.time()
+                here.operator.send(signal.SIGTERM)
+                await here.until("the standby to lead", lambda: here.led_by(here.second), LEASE_SECONDS / 2)
+                tell(f"told to leave, the leader was followed after {loop.time() - told:.1f} s")
+                await asyncio.wait_for(here.operator.wait(), 30)
             assert here.operator.exits == [0]
             field.release()
             await here.history.until("the job's end", lambda: here.history.finished, SECONDS)

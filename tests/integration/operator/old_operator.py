@@ -30,7 +30,8 @@ def differently(make: Any) -> Any:
     return made
 
 
-gang.child_job, gang.service, gang.snapshot = map(differently, (gang.child_job, gang.service, gang.snapshot))
+for name in ("child_job", "service", "snapshot"):
+    setattr(gang, name, differently(getattr(gang, name)))
 
 if __name__ == "__main__":
     main()
