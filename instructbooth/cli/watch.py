@@ -21,7 +21,7 @@ FINISHED = (Phase.SUCCEEDED, Phase.FAILED)
 
 def read_status(job: Object) -> InstructBoothJobStatus:
     """The status of a job; one of a newer operator keeps the fields that are known here."""
-    return InstructBoothJobStatus.model_validate(job.get("status") or {}, extra="ignore")
+    return InstructBoothJobStatus.from_object(job)
 
 
 def print_job(cluster: Cluster, job: Object) -> None:

@@ -30,7 +30,7 @@ from instructbooth.reconcile.events import events_between
 from instructbooth.reconcile.names import coordinator
 from instructbooth.reconcile.observed import Observed, format_time
 from instructbooth.reconcile.pod import TrainerDefaults
-from instructbooth.reconcile.policies import blocked, deadline, invalid_spec, ttl, visible
+from instructbooth.reconcile.policies import blocked, deadline, invalid_spec, skew, ttl, visible
 from instructbooth.reconcile.policies.gang import Scene, Step, advance
 from instructbooth.spec.job import ResolvedJob, RunPolicy
 from instructbooth.spec.status import Failure, InstructBoothJobStatus, Phase, StageState, StageStatus
@@ -47,18 +47,20 @@ def plan(job: Mapping[str, Any], observed: Observed, defaults: TrainerDefaults) 
 
     Raises pydantic.ValidationError if the status is not one that this version understands.
     """
-    old = InstructBoothJobStatus.model_validate(job.get("status") or {})
+    old = InstructBoothJobStatus.from_object(job)
     if "deletionTimestamp" in job["metadata"]:
         return Plan(old)
     if is_finished(old):
         return _finished(job, old, observed)
     try:
-        resolved = ResolvedJob.from_object(dict(job))
+        resolved, unknown = skew.read(job)
         mistakes = invalid_spec.conflicts(resolved.spec)
     except ValidationError as error:
         mistakes = invalid_spec.validation_messages(error)
     if mistakes:
         return _invalid(job, old, mistakes, observed.now)
+    if unknown and old.start_time is None and not observed.children:
+        return _held(job, old, skew.blocker(unknown), observed.now)
     made = _unfinished(job, resolved, old, observed, defaults)
     return replace(made, events=events_between(old, made.status))
 
@@ -72,7 +74,7 @@ def _finished(job: Mapping[str, Any], status: InstructBoothJobStatus, observed: 
     """End what still lives (a gang past its deadline), and delete the job when its time has come."""
     live = tuple(DeleteChild(child.name) for child in observed.children if child.live)
     try:
-        policy = RunPolicy.model_validate(job["spec"].get("runPolicy") or {})
+        policy = RunPolicy.model_validate(job["spec"].get("runPolicy") or {}, extra="ignore")
     except ValidationError:
         return Plan(status, live)  # an invalid spec is why it failed; it says nothing that could be obeyed
     left = ttl.seconds_to_live(status, policy, observed.now)
@@ -89,6 +91,11 @@ def _invalid(job: Mapping[str, Any], old: InstructBoothJobStatus, mistakes: list
     ]
     new = _written(job, old, {"phase": Phase.FAILED, "completion_time": format_time(now)}, claims, now)
     return Plan(new, events=events_between(old, new), requeue_after=0.0)
+
+
+def _held(job: Mapping[str, Any], old: InstructBoothJobStatus, blocker: blocked.Blocker, now: datetime) -> Plan:
+    new = _written(job, old, {}, _blocked_claim(blocker, old), now)
+    return Plan(new, events=events_between(old, new), requeue_after=skew.LOOK_AGAIN_SECONDS)
 
 
 def _unfinished(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, JsonValue
@@ -213,12 +214,15 @@ class ResolvedJob(ApiModel):
     spec: InstructBoothJobSpec
 
     @classmethod
-    def from_object(cls, obj: dict[str, Any]) -> ResolvedJob:
-        """Build from an InstructBoothJob as the API server returns it. Raises pydantic.ValidationError."""
+    def from_object(cls, obj: Mapping[str, Any], extra: Literal["forbid", "ignore"] = "forbid") -> ResolvedJob:
+        """Build from an InstructBoothJob as the API server returns it. Raises pydantic.ValidationError.
+
+        `extra`: what to do about fields of the spec that this version does not know.
+        """
         meta = obj["metadata"]
         return cls(
             namespace=meta["namespace"],
             name=meta["name"],
             uid=meta["uid"],
-            spec=InstructBoothJobSpec.model_validate(obj["spec"]),
+            spec=InstructBoothJobSpec.model_validate(obj["spec"], extra=extra),
         )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -97,6 +98,15 @@ class StageStatus(ApiModel):
 
 class InstructBoothJobStatus(ApiModel):
     """What was observed of a job."""
+
+    @classmethod
+    def from_object(cls, obj: Mapping[str, Any]) -> InstructBoothJobStatus:
+        """Build from an InstructBoothJob as the API server returns it. Raises pydantic.ValidationError.
+
+        Another version may have written it: what that had not yet is at its default, what it had beyond this one is
+        left out here and left alone there (`carry_out.write_status`).
+        """
+        return cls.model_validate(obj.get("status") or {}, extra="ignore")
 
     phase: Phase = Field(default=Phase.PENDING, description="Where the job stands, in one word.")
     stage: str | None = Field(default=None, description="Stage that runs, or ran last.")

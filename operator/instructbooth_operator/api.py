@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlencode, urlsplit
@@ -19,7 +19,7 @@ from kubernetes.aio import config
 from kubernetes.aio.client.api_client import ApiClient
 from kubernetes.aio.client.configuration import Configuration
 
-from instructbooth_operator.errors import ApiError
+from instructbooth_operator.errors import ApiError, NotLeading
 from instructbooth_operator.metrics import API_REQUESTS
 from instructbooth_operator.resources import Resource
 
@@ -48,11 +48,26 @@ class RateLimit:
 
 
 class Api:
-    """Requests to the API server. Use as an async context manager."""
+    """Requests to the API server. Use as an async context manager.
 
-    def __init__(self, requests_per_second: float, requests_at_once: int) -> None:
+    Args:
+        requests_per_second: at most; as many again may come in one burst.
+        requests_at_once: under way at a time, at most.
+        timeout: seconds until a request counts as not answered.
+        may_write: asked right before each write is sent, after all waiting.
+    """
+
+    def __init__(
+        self,
+        requests_per_second: float,
+        requests_at_once: int,
+        timeout: float = TIMEOUT_SECONDS,
+        may_write: Callable[[], bool] = lambda: True,
+    ) -> None:
         self._rate = RateLimit(requests_per_second)
         self._slots = asyncio.Semaphore(requests_at_once)
+        self._timeout = timeout
+        self._may_write = may_write
         self._configuration = Configuration()
 
     async def __aenter__(self) -> Self:
@@ -80,21 +95,24 @@ class Api:
         """The pages of a list, each as the API server returns it. Raises ApiError."""
         token = ""
         while True:
-            paging = {"limit": str(PAGE), **({"continue": token} if token else {})}
-            page = await self._request("GET", resource, resource.path(namespace), query | paging, verb="LIST")
+            paging = {"limit": str(PAGE), **query, **({"continue": token} if token else {})}
+            page = await self._request("GET", resource, resource.path(namespace), paging, verb="LIST")
             yield page
             token = page["metadata"].get("continue", "")
             if not token:
                 return
 
     async def create(self, resource: Resource, manifest: JsonObject) -> JsonObject:
-        """Create an object; a field that its schema does not know is an error. Raises ApiError."""
+        """Create an object; a field that its schema does not know is an error. Raises ApiError, NotLeading."""
         path = resource.path(manifest["metadata"]["namespace"])
         query = {"fieldManager": MANAGER, "fieldValidation": "Strict"}
         return await self._request("POST", resource, path, query, manifest)
 
     async def replace(self, resource: Resource, manifest: JsonObject) -> JsonObject:
-        """Replace an object; its resourceVersion must still be the one of the manifest. Raises ApiError."""
+        """Replace an object; its resourceVersion must still be the one of the manifest.
+
+        Raises ApiError, NotLeading.
+        """
         meta = manifest["metadata"]
         path = resource.path(meta["namespace"], meta["name"])
         return await self._request("PUT", resource, path, {"fieldManager": MANAGER}, manifest)
@@ -102,12 +120,12 @@ class Api:
     async def patch(
         self, resource: Resource, namespace: str, name: str, patch: JsonObject, subresource: str = ""
     ) -> JsonObject:
-        """JSON merge patch. Raises ApiError."""
+        """JSON merge patch. Raises ApiError, NotLeading."""
         path = resource.path(namespace, name, subresource)
         return await self._request("PATCH", resource, path, {"fieldManager": MANAGER}, patch, MERGE_PATCH)
 
     async def delete(self, resource: Resource, namespace: str, name: str, options: JsonObject) -> JsonObject:
-        """Delete an object; `options` are meta/v1 DeleteOptions. Raises ApiError."""
+        """Delete an object; `options` are meta/v1 DeleteOptions. Raises ApiError, NotLeading."""
         return await self._request("DELETE", resource, resource.path(namespace, name), {}, options)
 
     async def _request(
@@ -127,7 +145,9 @@ class Api:
         try:
             async with self._slots:
                 await self._rate.wait()
-                answer = await self._client.call_api(method, url, headers, body, _request_timeout=TIMEOUT_SECONDS)
+                if method != "GET" and not self._may_write():
+                    raise NotLeading(f"{method} {path} was not sent: another replica may lead by now")
+                answer = await self._client.call_api(method, url, headers, body, _request_timeout=self._timeout)
                 status = answer.status
                 text = await answer.read()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:

@@ -48,21 +48,21 @@ class Hands:
             case Apply(manifest):
                 await self._apply(job, manifest)
             case SetSuspend(name, suspend):
-                self._note(await self._api.patch(JOBS, namespace, name, {"spec": {"suspend": suspend}}))
+                await self._set_suspend(job, name, suspend)
             case DeleteChild(name):
                 await self._delete_child(job, name)
             case ForgetPod(name, uid):
                 await self._forget_pod(namespace, name, uid)
             case DeleteSelf():
                 meta = job["metadata"]
-                options = {"preconditions": {"uid": meta["uid"]}, "propagationPolicy": "Background"}
+                as_seen = {field: meta[field] for field in ("uid", "resourceVersion")}
+                options = {"preconditions": as_seen, "propagationPolicy": "Background"}
                 await self._api.delete(IBJ, namespace, meta["name"], options)
 
     async def write_status(self, job: JsonObject, status: InstructBoothJobStatus) -> bool:
         """Write what differs, unless somebody else has written since; False if nothing differs. Raises ApiError."""
         # As this version reads it: a default that a newer version added is no difference, least of all after the end.
-        stored = job.get("status")
-        before = InstructBoothJobStatus.model_validate(stored).to_wire() if stored else {}
+        before = InstructBoothJobStatus.from_object(job).to_wire() if job.get("status") else {}
         patch = merge_patch(before, status.to_wire())
         if not patch:
             return False
@@ -152,17 +152,27 @@ class Hands:
         way_out = "it belongs to something else; delete it, or give the job another name"
         raise Rejected(Rejection(there["kind"], name, "NameTaken", way_out, final=False))
 
+    async def _set_suspend(self, job: JsonObject, name: str, suspend: bool) -> None:
+        """Only if the child has not changed since: carried out late, it would stop a gang that may run again."""
+        child = self._child(job, name)
+        as_seen = {field: child["metadata"][field] for field in ("uid", "resourceVersion")} if child else {}
+        patch = {"metadata": as_seen, "spec": {"suspend": suspend}}
+        self._note(await self._api.patch(JOBS, job["metadata"]["namespace"], name, patch))
+
     async def _delete_child(self, job: JsonObject, name: str) -> None:
-        namespace = job["metadata"]["namespace"]
+        """Only that very child: a job that is made again under the same name has one of the same name."""
+        child = self._child(job, name)
+        options: JsonObject = {"propagationPolicy": "Foreground"}
+        if child is not None:
+            options["preconditions"] = {"uid": child["metadata"]["uid"]}
         try:
-            answer = await self._api.delete(JOBS, namespace, name, {"propagationPolicy": "Foreground"})
+            answer = await self._api.delete(JOBS, job["metadata"]["namespace"], name, options)
         except ApiError as error:
             if not error.not_found:
                 raise
             answer = {}
-            for child in self._cache.children(job_key(job), job["metadata"]["uid"]):
-                if child["metadata"]["name"] == name:
-                    self._cache.remove(child)
+            if child is not None:
+                self._cache.remove(child)
         if answer.get("kind") == "Job":
             self._note(answer)
 
@@ -173,6 +183,10 @@ class Hands:
         except ApiError as error:
             if not (error.not_found or error.conflict):  # gone, or another pod by now
                 raise
+
+    def _child(self, job: JsonObject, name: str) -> JsonObject | None:
+        children = self._cache.children(job_key(job), job["metadata"]["uid"])
+        return next((child for child in children if child["metadata"]["name"] == name), None)
 
     def _note(self, obj: JsonObject) -> None:
         """An own write is known at once; the watch must show it before long."""

@@ -48,5 +48,9 @@ class ApiError(Exception):
         return self.status == HTTPStatus.FORBIDDEN
 
 
+class NotLeading(Exception):
+    """This replica may not write: the Lease is not its own any more, or was not renewed in time."""
+
+
 class StillThere(Exception):
     """A child of an earlier job of the same name has not been collected yet: try again soon."""

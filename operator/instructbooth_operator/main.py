@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import signal
 import socket
-import sys
 from collections.abc import Callable, Coroutine
 from datetime import datetime
 from typing import Any
@@ -32,24 +32,40 @@ from instructbooth_operator.workqueue import WorkQueue
 
 log = logging.getLogger("instructbooth_operator")
 
+ELECTION_RATE = (10.0, 2)  # requests a second, requests at a time: one that hangs does not keep the next one waiting
+ELECTION_TIMEOUT_SECONDS = 5.0
+
 
 async def run(settings: Settings, now: Callable[[], datetime] = utc_now) -> None:
     """Run the operator by the wall clock `now`. Returns after SIGTERM or SIGINT; raises what ended it otherwise."""
-    cache, queue, freshness = Cache(), WorkQueue[Key](), Freshness()
-    REGISTRY.register(JobCollector(cache))
+    cache, queue, freshness, stop = Cache(), WorkQueue[Key](), Freshness(), asyncio.Event()
+    _stop_on_signals(stop)
     async with contextlib.AsyncExitStack() as stack:
-        api = await stack.enter_async_context(Api(settings.requests_per_second, settings.requests_at_once))
+        collector = JobCollector(cache)
+        REGISTRY.register(collector)
+        stack.callback(REGISTRY.unregister, collector)
+        # A way of its own to the API server: renewals wait for no other request.
+        election = await stack.enter_async_context(Api(*ELECTION_RATE, timeout=ELECTION_TIMEOUT_SECONDS))
+        lease = Lease(election, settings.lease, settings.lease_namespace, settings.identity)
+        api = await stack.enter_async_context(
+            Api(settings.requests_per_second, settings.requests_at_once, may_write=lease.holds)
+        )
         puller = await stack.enter_async_context(
             ProgressPuller(settings.progress_url, settings.pull_seconds, changed=queue.add)
         )
         resync = Resync(api=api, cache=cache, queue=queue, freshness=freshness, namespaces=settings.namespaces)
-        lease = Lease(api, settings.lease, settings.lease_namespace, settings.identity)
         http = await serve(application(freshness, resync, lease), settings.listen_port)
         stack.push_async_callback(http.cleanup)
-        await lease.acquire()
+        stopped = asyncio.create_task(_set(stop), name="stopped")
+        # Whoever could not do the work must not take the Lease from those who can, nor call itself ready.
+        if settings.lease and not await under(stopped, resync.can_list()):
+            return
         stack.push_async_callback(lease.release)
-        keeping = asyncio.create_task(lease.keep(), name="lease")
-        await under(keeping, resync.prime())
+        if not await under(stopped, lease.acquire()):
+            return
+        tenure = asyncio.create_task(first_of(stopped, asyncio.create_task(lease.keep(), name="lease")))
+        if not await under(tenure, resync.prime()):
+            return
         log.info("working: %d jobs known, trainer image %s", len(cache.jobs()), settings.trainer.image)
         reconciler = Reconciler(
             queue=queue,
@@ -59,33 +75,47 @@ async def run(settings: Settings, now: Callable[[], datetime] = utc_now) -> None
             puller=puller,
             defaults=settings.trainer,
         )
-        registry = registry_for(cache, queue, freshness)
-        await _until_one_ends(
+        registry = registry_for(cache, queue, freshness, started=lambda: _stop_on_signals(stop))
+        await first_of(
+            tenure,
             asyncio.create_task(watch(registry, settings.namespaces), name="watches"),
-            keeping,
             asyncio.create_task(resync.run(settings.resync_seconds), name="resync"),
             asyncio.create_task(puller.run(), name="progress"),
             *(asyncio.create_task(reconciler.work(), name=f"worker-{n}") for n in range(settings.workers)),
         )
 
 
-async def under(guard: asyncio.Task[Any], work: Coroutine[Any, Any, None]) -> None:
-    """Do a piece of work while a task that never ends by itself runs; raises what ended that task before the work."""
+def _stop_on_signals(stop: asyncio.Event) -> None:
+    """Be told of SIGTERM from the start: the first process of a container dies of no signal that it does not handle."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+
+
+async def _set(event: asyncio.Event) -> None:
+    await event.wait()
+
+
+async def under(guard: asyncio.Task[None], work: Coroutine[Any, Any, None]) -> bool:
+    """Do a piece of work unless the guard ends first; whether it was done. Raises what either raised."""
     working = asyncio.create_task(work)
     await asyncio.wait({guard, working}, return_when=asyncio.FIRST_COMPLETED)
-    if not working.done():
-        working.cancel()
-        await asyncio.gather(working, return_exceptions=True)
-        guard.result()
-    working.result()
+    if working.done():
+        working.result()
+        return True
+    working.cancel()
+    await asyncio.gather(working, return_exceptions=True)
+    guard.result()
+    return False
 
 
-async def _until_one_ends(*tasks: asyncio.Task[None]) -> None:
-    """None of the tasks may end but the watches, which end on a signal: then all end."""
-    done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    for task in pending:
-        task.cancel()
-    await asyncio.gather(*pending, return_exceptions=True)
+async def first_of(*tasks: asyncio.Task[None]) -> None:
+    """Return when one of the tasks ends, and end the others. Raises what any of those that ended raised."""
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
     for task in done:
         task.result()
 
@@ -139,8 +169,9 @@ def main(  # one parameter for each flag: the flags are the interface
         lease_namespace=pod_namespace,
         identity=pod_name,
     )
-    try:
-        asyncio.run(run(settings))
-    except LeaseLost as lost:
-        log.error("%s", lost)  # the next start waits for it again
-        sys.exit(1)
+    while True:
+        try:
+            return asyncio.run(run(settings))
+        except LeaseLost as lost:
+            # In a new event loop, with nothing of the old one. A process that ends is started again ever later.
+            log.error("%s; standing by", lost)

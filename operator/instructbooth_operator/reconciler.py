@@ -14,7 +14,7 @@ from instructbooth.reconcile.pod import TrainerDefaults
 from instructbooth.spec.status import InstructBoothJobStatus
 from instructbooth_operator.cache import Cache, JsonObject, Key, version
 from instructbooth_operator.carry_out import Hands, Rejected
-from instructbooth_operator.errors import ApiError, StillThere
+from instructbooth_operator.errors import ApiError, NotLeading, StillThere
 from instructbooth_operator.metrics import QUEUE, RECONCILE_SECONDS, RECONCILES, RESTARTS
 from instructbooth_operator.observe import Observer
 from instructbooth_operator.progress import ProgressPuller
@@ -76,7 +76,7 @@ class Reconciler:
     async def reconcile(self, key: Key) -> float | None:
         """One pass. Returns the seconds after which to look again, None if only when something happens.
 
-        Raises ApiError, StillThere, and pydantic.ValidationError for a status of a version to come.
+        Raises ApiError, NotLeading, StillThere, and pydantic.ValidationError for a status of a version to come.
         """
         job = self._cache.job(key)
         if job is None:
@@ -140,20 +140,20 @@ class Reconciler:
         failures = self._failures[key] = self._failures.get(key, 0) + 1
         wait = min(FIRST_RETRY_SECONDS * 2 ** min(failures - 1, 10), MAX_RETRY_SECONDS)
         result, level = "error", logging.ERROR
-        if isinstance(error, StillThere):
+        if isinstance(error, StillThere | NotLeading):
             result, level = "waiting", logging.INFO
             wait = min(wait, 2.0)
         elif isinstance(error, ApiError):
             result, level = ("conflict", logging.DEBUG) if error.conflict else ("api-error", logging.WARNING)
             wait = max(wait, error.retry_after or 0.0)
-        expected = isinstance(error, ApiError | StillThere)
+        expected = isinstance(error, ApiError | StillThere | NotLeading)
         log.log(level, "%s/%s: %s; again in %.1f s", *key, error, wait, exc_info=None if expected else error)
         RECONCILES.labels(result).inc()
         self._queue.add(key, wait)
 
     def _count(self, job: JsonObject, new: InstructBoothJobStatus) -> None:
         """Count restarts from what was written, so that none is counted twice."""
-        old = InstructBoothJobStatus.model_validate(job.get("status") or {})
+        old = InstructBoothJobStatus.from_object(job)
         before = {stage.name: stage.restarts for stage in old.stages}
         for stage in new.stages:
             past = before.get(stage.name)

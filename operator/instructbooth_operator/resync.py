@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 
 from instructbooth.contract import KIND, Label
 from instructbooth_operator.api import Api
@@ -18,6 +19,7 @@ log = logging.getLogger(__name__)
 
 SELECTOR = f"{Label.MANAGED_BY}={Label.MANAGER}"
 HEARTBEAT_SECONDS = 5.0
+MAX_WAIT_SECONDS = 5.0  # between two tries of the first list: nobody works meanwhile
 SUSPICIOUS_SECONDS = 20.0  # a watch that is so late is compared with a full list at once
 
 
@@ -36,17 +38,18 @@ class Resync:
 
     async def prime(self) -> None:
         """The first lists. No job may be looked at before its children are known. Tries until it succeeds."""
-        wait = 0.5
-        while True:
-            try:
-                await self.compare()
-            except ApiError as error:
-                log.warning("cannot list jobs yet: %s; again in %.1f s", error, wait)
-                await asyncio.sleep(wait)
-                wait = min(wait * 2, 30.0)
-            else:
-                self.primed = True
-                return
+        await _until_it_succeeds(self.compare)
+        self.primed = True
+
+    async def can_list(self) -> None:
+        """Return when there is a definition and the right to list what it defines. Tries until it succeeds."""
+        await _until_it_succeeds(self._list_one)
+
+    async def _list_one(self) -> None:
+        for namespace in self._namespaces:
+            for resource in (JOBS, IBJ):
+                async for _ in self._api.list(resource, namespace, limit="1"):
+                    break
 
     async def run(self, seconds: float) -> None:
         """Compare for ever: every so many seconds, and at once when a watch seems dead."""
@@ -91,3 +94,14 @@ class Resync:
                 key = self._cache.put(obj)
                 if key and (known is None or version(known) < version(obj)):
                     self._queue.add(key)
+
+
+async def _until_it_succeeds(listing: Callable[[], Awaitable[None]]) -> None:
+    wait = 0.5
+    while True:
+        try:
+            return await listing()
+        except ApiError as error:
+            log.warning("cannot list jobs yet: %s; again in %.1f s", error, wait)
+            await asyncio.sleep(wait)
+            wait = min(wait * 2, MAX_WAIT_SECONDS)

@@ -16,14 +16,16 @@ def application(freshness: Freshness, resync: Resync, lease: Lease) -> web.Appli
     """The HTTP application. A blocked event loop answers nothing, which is the right answer too."""
 
     async def healthz(_: web.Request) -> web.Response:
-        lag = freshness.lag()
+        lag, idle = freshness.lag(), lease.idle()
+        if idle > DEAD_AFTER_SECONDS:
+            return web.Response(status=503, text=f"nobody has tried for the Lease for {idle:.0f} s\n")
         if lag > DEAD_AFTER_SECONDS:
             return web.Response(status=503, text=f"the watch has not shown a known change for {lag:.0f} s\n")
         return web.Response(text=f"ok, the watch is {lag:.1f} s late\n")
 
     async def readyz(_: web.Request) -> web.Response:
-        # A replica that waits for the Lease is what it should be: a rollout that waits for it must not hang.
-        if lease.waiting:
+        # A replica that would take over is what it should be: a rollout that waits for it must not hang.
+        if lease.standing_by():
             return web.Response(text="ok, standing by\n")
         if not resync.primed:
             return web.Response(status=503, text="not ready: waiting for the API server or the CRD\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import kopf
@@ -14,9 +15,18 @@ from instructbooth_operator.resync import SELECTOR
 from instructbooth_operator.workqueue import WorkQueue
 
 
-def registry_for(cache: Cache, queue: WorkQueue[Key], freshness: Freshness) -> kopf.OperatorRegistry:
-    """The handlers: put what was seen into the cache, and the job that it concerns into the queue."""
+def registry_for(
+    cache: Cache, queue: WorkQueue[Key], freshness: Freshness, started: Callable[[], None]
+) -> kopf.OperatorRegistry:
+    """The handlers: put what was seen into the cache, and the job that it concerns into the queue.
+
+    `started` is called when kopf has, which begins by taking over the signals of the process.
+    """
     registry = kopf.OperatorRegistry()
+
+    @kopf.on.startup(registry=registry)  # type: ignore[untyped-decorator]
+    async def startup(**_: Any) -> None:
+        started()
 
     @kopf.on.login(registry=registry)  # type: ignore[untyped-decorator]
     def login(**kwargs: Any) -> kopf.ConnectionInfo | None:
@@ -73,7 +83,7 @@ def settings() -> kopf.OperatorSettings:
 
 
 async def watch(registry: kopf.OperatorRegistry, namespaces: tuple[str, ...]) -> None:
-    """Watch until a signal comes."""
+    """Watch for ever."""
     logging.getLogger("kopf.objects").setLevel(logging.WARNING)  # one line for every event otherwise
     await kopf.operator(
         registry=registry,

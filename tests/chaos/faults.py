@@ -15,6 +15,7 @@ class Kind(Enum):
 
     CRASH_BEFORE = "the operator dies before the request reaches the API server"
     CRASH_AFTER = "the API server has carried it out, and the operator dies before it hears so"
+    FREEZE = "the operator is stopped, and the request is carried out and answered while it is"
     LATE = "the operator dies, and the API server carries the request out when the next one is already at work"
     REFUSE = "an error is answered, the API server never hears of it"
     LOSE = "the API server has carried it out, and an error is answered"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from itertools import count
@@ -62,11 +62,11 @@ class Field:
     the story, so that these writes are tried too.
     """
 
-    def __init__(self, url: str, folder: Path) -> None:
+    def __init__(self, url: str, folder: Path, lanes: int = LANES) -> None:
         self.kube = Kube(url)
         self.folder = folder
         self.lanes: list[Lane] = []
-        self._slots = asyncio.Semaphore(LANES)
+        self._slots = asyncio.Semaphore(lanes)
 
     async def __aenter__(self) -> Field:
         await self.kube.__aenter__()
@@ -84,19 +84,31 @@ class Field:
 
     def lane(self, script: Script) -> AbstractAsyncContextManager[Lane]:
         """A lane of a fresh namespace."""
+        namespace, folder = self.place()
+        return lane(self.kube, namespace, folder, self.truth.histories[namespace], script)
+
+    def place(self) -> tuple[str, Path]:
+        """Name of a fresh namespace, and a folder for it."""
         namespace = f"chaos-{next(_NUMBERS)}"
         folder = self.folder / namespace
         folder.mkdir()
         self.kubelet.endings[namespace, "mascot-reinforce-1", 1] = ExitCode.CHECKPOINTED
-        return lane(self.kube, namespace, folder, self.truth.histories[namespace], script)
+        return namespace, folder
 
-    async def play(self, name: str, script: Script, expected: Portrait | None, hold: Stage | None = None) -> Result:
+    async def play(
+        self,
+        name: str,
+        script: Script,
+        expected: Portrait | None,
+        hold: Stage | None = None,
+        lane: Callable[[Script], AbstractAsyncContextManager[Lane]] | None = None,
+    ) -> Result:
         """One run to its end, compared with the undisturbed one; `expected` is None for that one itself.
 
-        `hold`: the stage in whose middle it stays until `release`.
+        `hold`: the stage in whose middle it stays until `release`. `lane`: where, if not in one of ours.
         """
         result = Result(name)
-        async with self._slots, self.lane(script) as here:
+        async with self._slots, (lane or self.lane)(script) as here:
             result.lane = here
             self.lanes.append(here)
             if hold is not None:

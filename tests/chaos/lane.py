@@ -10,20 +10,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from instructbooth.contract import Label
 from tests.chaos.faults import Script
 from tests.chaos.kube import Kube
-from tests.chaos.operator_process import KUBECONFIG, OperatorProcess
-from tests.chaos.proxy import Proxy
+from tests.chaos.seat import Seat
 from tests.chaos.truth import History
 from tests.integration.operator.plane import JsonObject
-from tests.machine import free_port
 from tests.unit.reconcile.world import job_object
 
 NAME = "mascot"
-NOWHERE = "http://127.0.0.1:9/{host}"  # no rank 0 answers: progress is not what is tested here
 
 
 @dataclass(frozen=True)
@@ -46,50 +41,15 @@ class Portrait:
 class Lane:
     """Use `lane()`; then drive `kube` (as the user) and `operator` (as fate)."""
 
-    def __init__(self, kube: Kube, namespace: str, folder: Path, history: History, script: Script) -> None:
+    def __init__(self, kube: Kube, namespace: str, history: History, seat: Seat) -> None:
         self.kube = kube
         self.namespace = namespace
         self.history = history
-        self.proxy = Proxy(kube.url, script, self.crash)
-        self.operator = OperatorProcess(
-            folder,
-            [
-                "--trainer-image=instructbooth/trainer:test",
-                f"--listen-port={free_port()}",
-                f"--watch-namespaces={namespace}",
-                f"--progress-url={NOWHERE}",
-                "--resync-seconds=5",
-                "--pod-name=operator-0",
-                "--log-level=debug",
-            ],
-        )
-        self._folder = folder
+        self.seat = seat
+        self.proxy, self.operator = seat.proxy, seat.operator
         self._core = f"/api/v1/namespaces/{namespace}"
         self._batch = f"/apis/batch/v1/namespaces/{namespace}/jobs"
         self._ibj = f"/apis/instructbooth.io/v1alpha1/namespaces/{namespace}/instructboothjobs"
-
-    async def crash(self) -> None:
-        """Kill the operator."""
-        await self.operator.kill()
-
-    async def keep_operator_running(self) -> None:
-        """Start it whenever it has ended, as the kubelet does with a container."""
-        cluster = {"server": self.proxy.url}
-        (self._folder / KUBECONFIG).write_text(
-            yaml.safe_dump(
-                {
-                    "apiVersion": "v1",
-                    "kind": "Config",
-                    "clusters": [{"name": "proxy", "cluster": cluster}],
-                    "users": [{"name": "operator", "user": {"token": "operator"}}],
-                    "contexts": [{"name": "proxy", "context": {"cluster": "proxy", "user": "operator"}}],
-                    "current-context": "proxy",
-                }
-            )
-        )
-        while True:
-            self.operator.start()
-            await self.operator.wait()
 
     async def prepare(self) -> None:
         """Make the namespace, and wait until pods can be created in it."""
@@ -149,10 +109,7 @@ class Lane:
 
     def story(self) -> str:
         """What happened, for people."""
-        requests = [str(seen) for seen in self.proxy.seen if seen.fault or seen.call.writes]
-        log = self.operator.log.read_text().splitlines()[-60:] if self.operator.log.exists() else []
-        exits = f"operators that ended: {self.operator.exits}"
-        return "\n".join([exits, *requests, *self.proxy.struck, "operator's log:", *log])
+        return self.seat.story()
 
 
 def _owner(obj: JsonObject) -> str | None:
@@ -162,13 +119,8 @@ def _owner(obj: JsonObject) -> str | None:
 @contextlib.asynccontextmanager
 async def lane(kube: Kube, namespace: str, folder: Path, history: History, script: Script) -> AsyncIterator[Lane]:
     """A lane with its operator running."""
-    made = Lane(kube, namespace, folder, history, script)
+    seat = Seat(kube.url, folder, namespace, script)
+    made = Lane(kube, namespace, history, seat)
     await made.prepare()
-    async with made.proxy:
-        keeping = asyncio.create_task(made.keep_operator_running())
-        try:
-            yield made
-        finally:
-            keeping.cancel()
-            await asyncio.gather(keeping, return_exceptions=True)
-            await made.operator.kill()
+    async with seat.taken():
+        yield made

@@ -47,6 +47,7 @@ class OperatorProcess:
         self._arguments = arguments
         self._process: BaseProcess | None = None
         self._ended = asyncio.Event()
+        self.killed_at = 0.0  # by the event loop's clock
         self.set_clock(0.0)
 
     def set_clock(self, offset: float) -> None:
@@ -65,9 +66,16 @@ class OperatorProcess:
 
     async def kill(self) -> None:
         """SIGKILL, and wait until it is dead."""
-        if self._process is not None and self._process.pid is not None:
-            os.kill(self._process.pid, signal.SIGKILL)
+        if self._process is not None:
+            self.killed_at = asyncio.get_running_loop().time()
+            self.send(signal.SIGKILL)
             await self._ended.wait()
+
+    def send(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        assert self._process is not None
+        assert self._process.pid is not None
+        os.kill(self._process.pid, number)
 
     async def wait(self) -> None:
         """Until it has ended, for whatever reason."""

@@ -50,12 +50,15 @@ class Proxy:
         struck: the faults of watch events.
     """
 
-    def __init__(self, target: str, script: Script, crash: Callable[[], Awaitable[None]]) -> None:
+    def __init__(
+        self, target: str, script: Script, crash: Callable[[], Awaitable[None]], freeze: Callable[[], None]
+    ) -> None:
         self.script = script
         self.seen: list[Seen] = []
         self.struck: list[str] = []
         self._target = target
         self._crash = crash
+        self._freeze = freeze
         self._calls: Counter[Call] = Counter()
         self._events: Counter[Call] = Counter()
         self._first_lists: dict[str, _Answer] = {}
@@ -119,6 +122,9 @@ class Proxy:
             case Kind.CRASH_BEFORE:
                 await self._crash()
                 return _reset(request)
+            case Kind.FREEZE:
+                self._freeze()
+                await asyncio.sleep(fault.seconds)
             case Kind.LATE:
                 await self._crash()
                 await asyncio.sleep(fault.seconds)

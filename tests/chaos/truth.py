@@ -157,4 +157,4 @@ def _changes(old: Any, new: Any) -> str:
 
 
 def _status(job: JsonObject) -> InstructBoothJobStatus:
-    return InstructBoothJobStatus.model_validate(job.get("status") or {})
+    return InstructBoothJobStatus.from_object(job)

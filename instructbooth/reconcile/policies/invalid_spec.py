@@ -18,9 +18,13 @@ def validation_messages(error: ValidationError) -> list[str]:
     """One line for each mistake: `spec.reinforcement.nodes: Input should be greater than or equal to 1`."""
     lines = []
     for mistake in error.errors(include_url=False, include_context=False, include_input=False):
-        path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in mistake["loc"])
-        lines.append(f"spec{path}: {mistake['msg'].removeprefix('Value error, ')}")
+        lines.append(f"{field_path(mistake['loc'])}: {mistake['msg'].removeprefix('Value error, ')}")
     return lines
+
+
+def field_path(location: tuple[int | str, ...]) -> str:
+    """The path of a field of the spec, as people write it: `spec.reinforcement.rewards[0].name`."""
+    return "spec" + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
 
 
 def conflicts(spec: InstructBoothJobSpec) -> list[str]:

@@ -68,6 +68,25 @@ def test_selectors_choose_their_pods_and_nobody_elses(objects):
             assert len(chosen) == 1, obj["metadata"]["name"]
 
 
+@pytest.mark.parametrize(("replicas", "several"), [(0, False), (1, False), (2, True), (3, True)])
+def test_several_replicas_are_kept_apart_and_one_is_never_in_the_way(replicas, several):
+    objects = render("--set", f"operator.replicas={replicas}")
+    budgets = [obj for obj in objects if obj["kind"] == "PodDisruptionBudget"]
+    pod = one(objects, "Deployment", "instructbooth-operator")["spec"]["template"]
+    constraints = pod["spec"].get("topologySpreadConstraints", [])
+    assert (len(budgets), len(constraints)) == ((1, 2) if several else (0, 0))
+    selectors = [constraint["labelSelector"]["matchLabels"] for constraint in constraints]
+    selectors += [budget["spec"]["selector"]["matchLabels"] for budget in budgets]
+    assert all(selector.items() <= pod["metadata"]["labels"].items() for selector in selectors)
+    assert all(constraint["whenUnsatisfiable"] == "ScheduleAnyway" for constraint in constraints)
+
+
+def test_a_new_operator_is_ready_before_an_old_one_goes():
+    deployment = one(render(), "Deployment", "instructbooth-operator")["spec"]
+    assert deployment["replicas"] == 2
+    assert deployment["strategy"] == {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}
+
+
 def test_definition_is_upgraded_with_the_chart_and_kept():
     """As a template it is part of every upgrade; in crds/ Helm would install it once and for all."""
     assert not (CHART / "crds").exists()

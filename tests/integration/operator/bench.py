@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -30,11 +31,19 @@ RANK = "batch.kubernetes.io/job-completion-index"
 class Operator:
     """One operator process."""
 
-    def __init__(self, plane: ControlPlane, namespace: str, progress: str, *flags: str, name: str = "op-1") -> None:
+    def __init__(
+        self,
+        plane: ControlPlane,
+        namespace: str,
+        progress: str,
+        *flags: str,
+        name: str = "op-1",
+        program: Sequence[str] = (str(Path(sys.executable).with_name("instructbooth-operator")),),
+    ) -> None:
         self.port = free_port()
         self.log = plane.folder / f"{namespace}-{name}.log"
         self._command = [
-            str(Path(sys.executable).with_name("instructbooth-operator")),
+            *program,
             "--trainer-image=instructbooth/trainer:test",
             f"--listen-port={self.port}",
             f"--watch-namespaces={namespace}",
@@ -131,7 +140,7 @@ class Bench:
         return self.plane.request("GET", f"{self._ibj}/{name}")
 
     def status(self, name: str = "mascot") -> InstructBoothJobStatus:
-        return InstructBoothJobStatus.model_validate(self.job(name).get("status", {}))
+        return InstructBoothJobStatus.from_object(self.job(name))
 
     def condition(self, kind: str, name: str = "mascot") -> Condition | None:
         return find(self.status(name).conditions, kind)

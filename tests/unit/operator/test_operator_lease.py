@@ -12,6 +12,7 @@ from instructbooth_operator import lease as module
 from instructbooth_operator.errors import ApiError
 from instructbooth_operator.lease import Lease, LeaseLost
 from instructbooth_operator.main import under
+from instructbooth_operator.resync import MAX_WAIT_SECONDS
 
 
 class Store:
@@ -52,7 +53,8 @@ class Store:
 
 @pytest.fixture
 def store(monkeypatch: pytest.MonkeyPatch) -> Store:
-    monkeypatch.setattr(module, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(module, "RENEW_SECONDS", 0.01)
+    monkeypatch.setattr(module, "WAIT_SECONDS", 0.01)
     monkeypatch.setattr(module, "RENEW_BEFORE_SECONDS", 0.05)
     return Store()
 
@@ -76,12 +78,12 @@ def test_one_leads_and_the_other_waits_until_it_is_not_renewed(store: Store) -> 
         await first.acquire()
         keeping = asyncio.create_task(first.keep())
         assert not await tries(second, 0.3)
-        assert second.waiting
+        assert second.standing_by()
         keeping.cancel()
         assert not await second._try()  # its last renewal is seen
         second._seen_at -= module.DURATION_SECONDS + 1  # so long it has seen no change
         assert await tries(second, 5)
-        assert not second.waiting
+        assert not second.standing_by()
         assert store.lease is not None
         assert store.lease["spec"]["leaseTransitions"] == 1
 
@@ -162,6 +164,80 @@ def test_who_sees_another_hold_it_stops_at_once(store: Store, monkeypatch: pytes
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize(
+    ("age", "holds"), [(0.0, True), (7.9, True), (8.0, False), (3600.0, False)], ids=["fresh", "old", "over", "frozen"]
+)
+def test_it_is_held_for_eight_seconds_from_when_it_was_asked_for(
+    monkeypatch: pytest.MonkeyPatch, age: float, holds: bool
+) -> None:
+    """Whether anybody renews it: a process that was stopped, or a machine that slept, has not noticed yet."""
+    clock = [100.0]
+    monkeypatch.setattr(module, "_now", lambda: clock[0])
+
+    class Slow(Store):
+        async def create(self, resource: object, manifest: dict[str, Any]) -> dict[str, Any]:
+            created = await super().create(resource, manifest)
+            clock[0] += age  # the answer is under way for so long
+            return created
+
+    first = replica(Slow(), "first")
+    assert not first.holds()
+    asyncio.run(first.acquire())
+    assert first.holds() is holds
+
+
+def test_who_wakes_up_too_late_does_not_renew(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody took it meanwhile, but what this replica knows of the world is as old as its sleep."""
+    monkeypatch.setattr(module, "RENEW_BEFORE_SECONDS", 3600.0)
+
+    async def scenario() -> None:
+        first = replica(store, "first")
+        await first.acquire()
+        first._held_until = module._now() - 1
+        with pytest.raises(LeaseLost, match="not renewed"):
+            await asyncio.wait_for(first.keep(), 5)
+        assert not first.holds()
+
+    asyncio.run(scenario())
+
+
+def test_what_is_released_is_held_no_more(store: Store) -> None:
+    async def scenario() -> None:
+        first = replica(store, "first")
+        await first.acquire()
+        store.down = True
+        await first.release()  # that nobody hears of it changes nothing
+        assert not first.holds()
+
+    asyncio.run(scenario())
+
+
+def test_who_waits_stands_by_only_while_the_api_server_answers(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr(module, "_now", lambda: clock[0])
+
+    async def scenario() -> None:
+        await replica(store, "first").acquire()
+        second = replica(store, "second")
+        assert not await tries(second, 0.1)
+        assert second.standing_by()
+        store.down = True
+        clock[0] += module.DURATION_SECONDS
+        assert not second.standing_by()
+        assert not await tries(second, 0.1), "what nobody can read is nobody's to take"
+        assert not second.standing_by()
+        assert second.idle() == 0
+
+    asyncio.run(scenario())
+
+
+def test_a_standby_acts_within_twenty_seconds() -> None:
+    """What docs/operations.md promises, from the moment at which the leader last renewed."""
+    worst = module.WAIT_SECONDS + module.DURATION_SECONDS + module.WAIT_SECONDS
+    assert worst + MAX_WAIT_SECONDS < 20, "and there must be time for a list that fails once"
+    assert module.RENEW_BEFORE_SECONDS + module.RENEW_SECONDS < module.DURATION_SECONDS
+
+
 def test_what_is_done_under_the_lease_ends_with_it() -> None:
     async def scenario() -> None:
         async def lose() -> None:
@@ -172,11 +248,13 @@ def test_what_is_done_under_the_lease_ends_with_it() -> None:
 
         started: list[int] = []
         forever = asyncio.create_task(asyncio.sleep(3600))
-        await under(forever, start(started))
+        assert await under(forever, start(started))
         assert (started, forever.done()) == ([1], False)
         forever.cancel()
         with pytest.raises(LeaseLost):
             await asyncio.wait_for(under(asyncio.create_task(lose()), asyncio.sleep(3600)), 5)
+        told_to_stop = asyncio.create_task(asyncio.sleep(0))
+        assert not await asyncio.wait_for(under(told_to_stop, asyncio.sleep(3600)), 5)
 
     asyncio.run(scenario())
 

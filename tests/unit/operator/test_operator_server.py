@@ -8,6 +8,7 @@ from typing import Any
 
 from aiohttp.test_utils import TestClient, TestServer
 
+from instructbooth_operator import lease as module
 from instructbooth_operator.cache import Cache, Key
 from instructbooth_operator.freshness import Freshness
 from instructbooth_operator.lease import Lease
@@ -80,11 +81,28 @@ def test_ready_when_primed_or_standing_by() -> None:
 
     async def scenario(ask: Ask) -> None:
         assert (await ask("/readyz"))[0] == 503
-        rig.lease.waiting = True
+        rig.lease._waiting, rig.lease._looked_at = True, module._now()
         assert await ask("/readyz") == (200, "ok, standing by\n")
-        rig.lease.waiting = False
+        rig.lease._looked_at -= module.DURATION_SECONDS + 1  # the API server has not shown it for so long
+        assert (await ask("/readyz"))[0] == 503
+        rig.lease._waiting = False
         await rig.resync.prime()
         assert await ask("/readyz") == (200, "ok\n")
+
+    rig.run(scenario)
+
+
+def test_an_election_that_hangs_fails_the_liveness_probe() -> None:
+    rig = Rig()
+
+    async def scenario(ask: Ask) -> None:
+        assert (await ask("/healthz"))[0] == 200, "it has not begun"
+        rig.lease._tried_at = module._now()
+        assert (await ask("/healthz"))[0] == 200
+        rig.lease._tried_at -= DEAD_AFTER_SECONDS + 1
+        status, text = await ask("/healthz")
+        assert status == 503
+        assert "nobody has tried for the Lease for 61 s" in text
 
     rig.run(scenario)
 

@@ -212,7 +212,7 @@ def test_a_refusal_that_may_pass_blocks_the_job(world: World) -> None:
         ({"env": [{"name": "A", "value": "1"}, {"name": "A", "value": "2"}]}, "there 2 times"),
         ({"volumes": [{"name": "ib-x", "emptyDir": {}}]}, "spec.podTemplate.volumes[0].name"),
         ({"labels": {"instructbooth.io/job": "x"}}, "spec.podTemplate.labels"),
-        ({"imagee": "x"}, "spec.podTemplate.imagee"),
+        ({"image": ""}, "spec.podTemplate.image"),
     ],
 )
 def test_a_spec_that_cannot_be_run_fails_with_its_path(template: dict[str, object], said: str) -> None:

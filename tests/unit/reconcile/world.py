@@ -72,7 +72,7 @@ class World:
 
     @property
     def status(self) -> InstructBoothJobStatus:
-        return InstructBoothJobStatus.model_validate(self.job.get("status", {}))
+        return InstructBoothJobStatus.from_object(self.job)
 
     def stage(self, stage: Stage) -> StageStatus:
         return next(s for s in self.status.stages if s.name is stage)
