@@ -133,7 +133,7 @@ class Reconciler:
             if made.look_at is None and made.ask_kueue is None:
                 return made
             if made.requeue_after is not None and (wait := self._looks.wait(key)) > 0:
-                return replace(made, look_at=None, ask_kueue=None, requeue_after=wait)
+                return replace(made, look_at=None, requeue_after=wait)
             if made.look_at is not None:
                 evidence[made.look_at] = await self._observer.evidence(key.namespace, made.look_at)
             elif made.ask_kueue is not None:

@@ -152,10 +152,10 @@ def test_a_gang_that_is_seen_to_save_while_it_is_stopped_waits_on_uncharged(
     for pod in going:
         path = f"/api/v1/namespaces/{bench.namespace}/pods/{pod['metadata']['name']}"
         bench.plane.request("DELETE", path, {"gracePeriodSeconds": 0})
-    bench.plane.wait("the next attempt", lambda: R2 in bench.children())
-    bench.plane.wait("Queued", lambda: bench.status().phase is Phase.QUEUED)
-    stage = bench.status().stages[1]
-    assert (stage.attempt, stage.restarts, stage.failure) == (2, Restarts(), None)
+    bench.plane.wait("the next attempt", lambda: bench.status().stages[1].attempt == 2)
+    status = bench.status()
+    assert (status.phase, status.active_since) == (Phase.QUEUED, None)
+    assert (status.stages[1].restarts, status.stages[1].failure) == (Restarts(), None)
     kueue.release(R2)
     bench.run(R2, 2)
     bench.end(R2, 1, Outcome("Broken", "a failure of its own"), rank=0, count=2)

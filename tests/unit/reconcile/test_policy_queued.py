@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -70,7 +69,9 @@ def workload(*conditions: tuple[str, str, str, str], **status: Any) -> dict[str,
         (
             [
                 workload(
-                    ("Evicted", "True", "Preempted", PREEMPTED), ("QuotaReserved", "True", "QuotaReserved", "reserved")
+                    ("Evicted", "True", "Preempted", PREEMPTED),
+                    ("QuotaReserved", "True", "QuotaReserved", "reserved"),
+                    ("Admitted", "False", "NoReservation", "The workload has no reservation"),
                 )
             ],
             Waiting("Preempted", PREEMPTED),
@@ -248,6 +249,7 @@ def test_a_preempted_gang_goes_on_as_the_same_attempt_and_nobody_is_charged() ->
     world.waiting[P1] = Waiting("Preempted", PREEMPTED)
     world.settle()
     assert (world.status.phase, world.status.active_seconds, world.status.active_since) == (Phase.QUEUED, 50, None)
+    assert world.stage(Stage.PERSONALIZE).state is StageState.WAITING
     assert (condition(world, "Queued").reason, condition(world, "Queued").message) == ("Preempted", PREEMPTED)
     assert world.events[-1].message == f"Preempted: {PREEMPTED}"
     world.wait(1000)
@@ -321,6 +323,18 @@ def test_a_queued_gang_that_the_user_suspends_starts_anew_uncharged() -> None:
     assert (world.launched, world.stage(Stage.PERSONALIZE).restarts) == ([P1, P2], Restarts())
 
 
+def test_what_the_user_suspends_while_kueue_stops_it_is_suspended_and_not_queued() -> None:
+    world = started()
+    admit(world, P1)
+    stop(world, P1)
+    world.fail(P1, ExitCode.CHECKPOINTED)
+    world.reconcile()
+    assert condition(world, "Queued").status == "True"
+    world.edit(suspend=True)
+    world.reconcile()  # the child is still there
+    assert (world.status.phase, condition(world, "Queued").status) == (Phase.SUSPENDED, "False")
+
+
 def test_a_failure_of_its_own_is_charged_with_a_queue_too() -> None:
     world = started()
     admit(world, P1)
@@ -328,11 +342,9 @@ def test_a_failure_of_its_own_is_charged_with_a_queue_too() -> None:
     world.settle()
     assert world.stage(Stage.PERSONALIZE).restarts == Restarts(failures=1)
     assert condition(world, "Queued").status == "False"  # it waits for its back-off, not for Kueue
-
-
-def test_a_late_look_leaves_the_status_right() -> None:
-    """Many jobs wait and the looks take turns: what is written without one is true but for Kueue's words."""
-    world = started()
-    made = world.plan()
-    assert made.ask_kueue is not None
-    assert replace(made, ask_kueue=None).status.phase is Phase.QUEUED
+    world.wait(5)
+    world.settle()
+    admit(world, P2)
+    world.disrupt(P2)
+    world.settle()
+    assert world.stage(Stage.PERSONALIZE).restarts == Restarts(failures=1, disruptions=1)
