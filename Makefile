@@ -8,11 +8,11 @@ CLUSTER_SCRIPT := $(PYTHON) tests/cluster/cluster.py
 export CLUSTER
 
 .DEFAULT_GOAL := help
-.PHONY: help setup cluster cluster-down kubeconfig images demo test lint format types unit integration e2e generate lock \
-        miniature bench bench-trainer bench-operator soak results results-quick chaos
+.PHONY: help setup cluster cluster-down kubeconfig images demo test lint format types unit integration e2e e2e-kueue \
+        generate lock miniature bench bench-trainer bench-operator soak results results-quick chaos
 
 help: ## Explain the commands
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 	@echo
 	@echo "  CLUSTER=kind      use kind (needs a Docker engine) instead of a cluster made from source"
 	@echo "  CLUSTER=current   use the current kube context; the cluster itself is never touched"
@@ -68,6 +68,10 @@ chaos: $(STAMP) ## Faults: every crash point once, 10 random schedules (SEEDS=10
 
 e2e: $(STAMP) ## The whole product in the cluster (needs `make cluster`)
 	timeout 2100 $(BIN)/pytest tests/e2e
+
+e2e-kueue: $(STAMP) ## Queues against a real Kueue, built once, installed for the test alone (needs `make cluster`); nightly
+	@$(CLUSTER_SCRIPT) images operator trainer kueue
+	timeout 2100 $(BIN)/pytest tests/kueue
 
 generate: $(STAMP) ## Write CRD, chart copy and field reference from instructbooth/spec
 	$(BIN)/python -m instructbooth.generate

@@ -16,6 +16,7 @@ _COLOURS = {
     Phase.SUCCEEDED: "green",
     Phase.FAILED: "red",
     Phase.SUSPENDED: "yellow",
+    Phase.QUEUED: "yellow",
     StageState.SUCCEEDED: "green",
     StageState.FAILED: "red",
     StageState.RESTARTING: "yellow",
@@ -25,6 +26,7 @@ _COLOURS = {
 _MARKS = {
     ("Accepted", "False"): "[red]✗[/red]",
     ("Blocked", "True"): "[red]✗[/red]",
+    ("Queued", "True"): "·",
     ("Failed", "True"): "[red]✗[/red]",
     ("Succeeded", "True"): "[green]✓[/green]",
     ("Progressing", "True"): "·",

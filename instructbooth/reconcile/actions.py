@@ -66,6 +66,8 @@ class Plan:
         requeue_after: seconds after which to look again though nothing may have happened; None: only if something does.
         look_at: child whose pods must be listed before this plan may be carried out. The reconciler lists them and
             plans again, until this is None. With `requeue_after` nothing has ended and the look may wait its turn.
+        ask_kueue: (name, uid) of the child that waits in a queue: what Kueue says of it may be read, and the plan made
+            again. It may be carried out without.
         pull_from: (child name, host name of rank 0) to pull progress from until the next plan.
     """
 
@@ -74,4 +76,5 @@ class Plan:
     events: tuple[Event, ...] = ()
     requeue_after: float | None = None
     look_at: str | None = None
+    ask_kueue: tuple[str, str] | None = None
     pull_from: tuple[str, str] | None = None

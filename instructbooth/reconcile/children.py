@@ -12,6 +12,7 @@ from instructbooth.reconcile.pod import TrainerDefaults, pod_labels, pod_templat
 from instructbooth.spec.job import ResolvedJob
 
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
+PRIORITY_LABEL = "kueue.x-k8s.io/priority-class"
 
 
 def snapshot(job: ResolvedJob) -> dict[str, Any]:
@@ -58,6 +59,8 @@ def child_job(
     metadata["labels"] |= pod_labels(job, stage, attempt)
     if policy.queue_name:
         metadata["labels"][QUEUE_LABEL] = policy.queue_name
+    if policy.workload_priority_class_name:
+        metadata["labels"][PRIORITY_LABEL] = policy.workload_priority_class_name
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",

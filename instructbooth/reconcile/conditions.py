@@ -11,6 +11,7 @@ from instructbooth.spec.status import Condition
 ACCEPTED = "Accepted"
 PROGRESSING = "Progressing"
 BLOCKED = "Blocked"
+QUEUED = "Queued"
 SUCCEEDED = "Succeeded"
 FAILED = "Failed"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from instructbooth.contract import STAGES
 from instructbooth.reconcile.actions import Event
-from instructbooth.reconcile.conditions import BLOCKED, FAILED, SUCCEEDED, find, holds
+from instructbooth.reconcile.conditions import BLOCKED, FAILED, QUEUED, SUCCEEDED, find, holds
 from instructbooth.spec.status import InstructBoothJobStatus, Phase, StageState, StageStatus
 
 
@@ -19,6 +19,9 @@ def events_between(old: InstructBoothJobStatus, new: InstructBoothJobStatus) -> 
         previous = find(old.conditions, BLOCKED)
         if previous is None or (previous.status, previous.reason) != (blocked.status, blocked.reason):
             found.append(Event("Warning", "Blocked", f"{blocked.reason}: {blocked.message}"))
+    waiting = find(new.conditions, QUEUED)
+    if waiting and waiting.status == "True" and not holds(old.conditions, QUEUED):
+        found.append(Event("Normal", "Queued", f"{waiting.reason}: {waiting.message}"))
     if (old.phase is Phase.SUSPENDED) != (new.phase is Phase.SUSPENDED):
         suspended = new.phase is Phase.SUSPENDED
         said = "pods save a checkpoint and stop" if suspended else "goes on from its last checkpoint"

@@ -69,6 +69,7 @@ class ChildJob:
     ready: int = 0
     succeeded: int = 0
     started: datetime | None = None
+    uid: str = ""
 
     @property
     def finished(self) -> bool:
@@ -79,6 +80,12 @@ class ChildJob:
     def live(self) -> bool:
         """It runs pods or may yet."""
         return not self.finished and not self.deleting
+
+    def released(self, now: datetime) -> datetime:
+        """When its pods could begin. The Job controller writes that down a moment after it has made them, and a child
+        that waited in a queue is much older by then.
+        """
+        return self.started or now
 
     @classmethod
     def from_object(cls, obj: JsonObject) -> ChildJob:
@@ -109,6 +116,7 @@ class ChildJob:
             ready=status.get("ready", 0),
             succeeded=status.get("succeeded", 0),
             started=parse_time(status.get("startTime")),
+            uid=meta.get("uid", ""),
         )
 
 
@@ -247,6 +255,14 @@ class Evidence:
 
 
 @dataclass(frozen=True)
+class Waiting:
+    """Why Kueue does not let a child go: in one word, and in Kueue's own."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
 class Silence:
     """For how long rank 0 has not moved, as the operator saw it.
 
@@ -273,6 +289,7 @@ class Observed:
         evidence: by child name, where it was looked at.
         progress: by child name, what rank 0 said last.
         silence: by child name, since when it has said nothing new.
+        waiting: by child name, what Kueue says of it, where it was asked; None: nothing was to be learned.
         rejection: the API server's answer to this very plan, if it refused a child.
     """
 
@@ -281,4 +298,5 @@ class Observed:
     evidence: Mapping[str, Evidence] = field(default_factory=dict)
     progress: Mapping[str, Progress] = field(default_factory=dict)
     silence: Mapping[str, Silence] = field(default_factory=dict)
+    waiting: Mapping[str, Waiting | None] = field(default_factory=dict)
     rejection: Rejection | None = None

@@ -20,6 +20,7 @@ from instructbooth.reconcile.conditions import (
     BLOCKED,
     FAILED,
     PROGRESSING,
+    QUEUED,
     SUCCEEDED,
     Claim,
     find,
@@ -28,9 +29,9 @@ from instructbooth.reconcile.conditions import (
 )
 from instructbooth.reconcile.events import events_between
 from instructbooth.reconcile.names import coordinator
-from instructbooth.reconcile.observed import Observed, format_time
+from instructbooth.reconcile.observed import Observed, Waiting, format_time
 from instructbooth.reconcile.pod import TrainerDefaults
-from instructbooth.reconcile.policies import blocked, deadline, invalid_spec, skew, ttl, visible
+from instructbooth.reconcile.policies import blocked, deadline, invalid_spec, queued, skew, ttl, visible
 from instructbooth.reconcile.policies.gang import Scene, Step, advance
 from instructbooth.spec.job import ResolvedJob, RunPolicy
 from instructbooth.spec.status import Failure, InstructBoothJobStatus, Phase, StageState, StageStatus
@@ -125,7 +126,8 @@ def _unfinished(
     waits = [step.requeue_after, 0.0 if finished else deadline.seconds_left(new, spec.run_policy, now)]
     known = [max(0.0, wait) for wait in waits if wait is not None]
     rank0 = _rank0(resolved, stages, defaults) if step.pull else None
-    return Plan(new, step.actions, requeue_after=min(known, default=None), pull_from=rank0)
+    again = min(known, default=None)
+    return Plan(new, step.actions, requeue_after=again, ask_kueue=step.ask_kueue, pull_from=rank0)
 
 
 def _walk(
@@ -171,6 +173,8 @@ def _phase(stages: list[StageStatus], step: Step, policy: RunPolicy) -> Phase:
         return Phase.SUCCEEDED
     if policy.suspend:
         return Phase.SUSPENDED
+    if step.queued:
+        return Phase.QUEUED
     return PHASES[step.stage.name] if any(stage.attempt for stage in stages) else Phase.PENDING
 
 
@@ -189,7 +193,17 @@ def _claims(stages: list[StageStatus], step: Step, policy: RunPolicy, old: Instr
     else:
         restarting = step.stage.state is StageState.RESTARTING
         claims.append(Claim(PROGRESSING, True, "Restarting" if restarting else "Running", step.stage.name.value))
-    return [*claims, *_blocked_claim(step.blocker, old)]
+    waits = None if policy.suspend else step.queued
+    return [*claims, *_queued_claim(waits, policy, old), *_blocked_claim(step.blocker, old)]
+
+
+def _queued_claim(waiting: Waiting | None, policy: RunPolicy, old: InstructBoothJobStatus) -> list[Claim]:
+    previous = find(old.conditions, QUEUED)
+    if waiting is None:
+        return [Claim(QUEUED, False, "NotQueued")] if previous else []
+    if previous and previous.status == "True" and waiting == queued.by_default(policy.queue_name or ""):
+        return [Claim(QUEUED, True, previous.reason, previous.message)]  # what Kueue said last is worth more
+    return [Claim(QUEUED, True, waiting.reason, waiting.message)]
 
 
 def _blocked_claim(blocker: blocked.Blocker | None, old: InstructBoothJobStatus) -> list[Claim]:

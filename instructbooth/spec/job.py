@@ -90,10 +90,15 @@ class RunPolicy(ApiModel):
 
     suspend: bool = Field(default=False, description="Stop the pods at a checkpoint; go on from it when false again.")
     queue_name: ObjectName | None = Field(default=None, description="Kueue LocalQueue that admits the stages' Jobs.")
+    workload_priority_class_name: ObjectName | None = Field(
+        default=None,
+        description="Kueue WorkloadPriorityClass of the stages' Jobs: their place in the queue, and who makes room for "
+        "whom. Without it Kueue goes by priorityClassName.",
+    )
     priority_class_name: ObjectName | None = Field(default=None, description="PriorityClass of the pods.")
     active_deadline_seconds: Seconds | None = Field(
         default=None,
-        description="Seconds the job may be active, counted from its start; time suspended does not count.",
+        description="Seconds the job may be active, counted from its start; time suspended or queued does not count.",
     )
     backoff_limit: Annotated[int, Field(ge=0, le=100)] = Field(
         default=3, description="Gang restarts after failures of the application, per stage."
@@ -120,6 +125,12 @@ class RunPolicy(ApiModel):
             check=lambda self: self.stall_timeout_seconds == 0 or self.stall_timeout_seconds >= 30,
             message="must be 0 (never) or at least 30: progress is pulled every few seconds and may fail now and then",
             field="stallTimeoutSeconds",
+        ),
+        Rule(
+            cel="has(self.queueName) || !has(self.workloadPriorityClassName)",
+            check=lambda self: self.queue_name is not None or self.workload_priority_class_name is None,
+            message="is Kueue's and means nothing without queueName; pods have priorityClassName",
+            field="workloadPriorityClassName",
         ),
     )
 

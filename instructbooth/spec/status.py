@@ -18,6 +18,7 @@ class Phase(StrEnum):
     """Where the job stands, in one word."""
 
     PENDING = "Pending"
+    QUEUED = "Queued"
     PERSONALIZING = "Personalizing"
     REINFORCING = "Reinforcing"
     EVALUATING = "Evaluating"
@@ -40,7 +41,7 @@ class StageState(StrEnum):
 class Condition(ApiModel):
     """metav1.Condition."""
 
-    type: str = Field(description="Name of the condition: Accepted, Progressing, Blocked, Succeeded or Failed.")
+    type: str = Field(description="Name of the condition: Accepted, Progressing, Queued, Blocked, Succeeded or Failed.")
     status: Literal["True", "False", "Unknown"] = Field(description="Whether it holds.")
     reason: str = Field(description="Why, in one CamelCase word.")
     message: str = Field(default="", description="Why, for a person, with the way out.")
@@ -116,12 +117,16 @@ class InstructBoothJobStatus(ApiModel):
     start_time: Timestamp | None = Field(default=None, description="When the first stage was started.")
     completion_time: Timestamp | None = Field(default=None, description="When the job succeeded or failed.")
     active_seconds: int = Field(
-        default=0, ge=0, description="Seconds active before the last suspension; bounds activeDeadlineSeconds."
+        default=0,
+        ge=0,
+        description="Seconds active before the last suspension or wait in a queue; bounds activeDeadlineSeconds.",
     )
     active_since: Timestamp | None = Field(
-        default=None, description="When the present active span began; unset while suspended."
+        default=None, description="When the present active span began; unset while suspended or queued."
     )
-    conditions: list[Condition] = Field(default=[], description="Accepted, Progressing, Blocked, Succeeded, Failed.")
+    conditions: list[Condition] = Field(
+        default=[], description="Accepted, Progressing, Queued, Blocked, Succeeded, Failed."
+    )
     stages: list[StageStatus] = Field(default=[], description="The stages in order.")
     evaluation: dict[str, dict[str, float]] = Field(
         default={}, description="Mean of each metric for base, personalized and reinforced model."

@@ -70,7 +70,7 @@ async def run(settings: Settings, now: Callable[[], datetime] = utc_now) -> None
         reconciler = Reconciler(
             queue=queue,
             cache=cache,
-            observer=Observer(api, cache, now),
+            observer=Observer(api, cache, now, settings.read_workloads),
             hands=Hands(api, cache, freshness, now),
             puller=puller,
             defaults=settings.trainer,
@@ -125,6 +125,7 @@ async def first_of(*tasks: asyncio.Task[None]) -> None:
 @click.option("--trainer-image-pull-policy", default="IfNotPresent", help="When the kubelet pulls it.")
 @click.option("--cluster-domain", default="cluster.local", help="DNS domain of the cluster.")
 @click.option("--watch-namespaces", default="", help="Comma-separated; empty: the whole cluster.")
+@click.option("--read-workloads", default=True, type=bool, help="Ask Kueue why a queued job waits.")
 @click.option("--workers", default=16, type=click.IntRange(1, 256), help="Reconciles at a time.")
 @click.option("--listen-port", default=8080, help="Port of /metrics, /healthz and /readyz.")
 @click.option("--progress-url", default="http://{host}:9400/progress", help="Where rank 0's progress is pulled from.")
@@ -141,6 +142,7 @@ def main(  # one parameter for each flag: the flags are the interface
     trainer_image_pull_policy: str,
     cluster_domain: str,
     watch_namespaces: str,
+    read_workloads: bool,
     workers: int,
     listen_port: int,
     progress_url: str,
@@ -158,6 +160,7 @@ def main(  # one parameter for each flag: the flags are the interface
     settings = Settings(
         trainer=TrainerDefaults(trainer_image, trainer_image_pull_policy, cluster_domain),
         namespaces=tuple(filter(None, (part.strip() for part in watch_namespaces.split(",")))),
+        read_workloads=read_workloads,
         workers=workers,
         listen_port=listen_port,
         progress_url=progress_url,

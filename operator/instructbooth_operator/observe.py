@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 from instructbooth.contract import Label
-from instructbooth.reconcile.observed import ChildJob, Evidence, Observed, Pod, Rejection, Silence, Warning
+from instructbooth.reconcile.observed import ChildJob, Evidence, Observed, Pod, Rejection, Silence, Waiting, Warning
+from instructbooth.reconcile.policies import queued
 from instructbooth.spec.status import Progress, StageState
 from instructbooth_operator.api import Api
 from instructbooth_operator.cache import Cache, Key, owner_of
 from instructbooth_operator.errors import ApiError
-from instructbooth_operator.resources import EVENTS, IBJ, JOBS, PODS
+from instructbooth_operator.resources import EVENTS, IBJ, JOBS, PODS, WORKLOADS
 
 JsonObject = dict[str, Any]
 MAX_WARNINGS = 20
+# On a Workload: the Job that Kueue made it for.
+JOB_UID_LABEL = "kueue.x-k8s.io/job-uid"
+
+log = logging.getLogger(__name__)
 
 
 def utc_now() -> datetime:
@@ -26,8 +32,11 @@ def utc_now() -> datetime:
 class Observer:
     """Makes `Observed`, and looks closer where a plan asks for it."""
 
-    def __init__(self, api: Api, cache: Cache, now: Callable[[], datetime] = utc_now) -> None:
+    def __init__(
+        self, api: Api, cache: Cache, now: Callable[[], datetime] = utc_now, reads_workloads: bool = True
+    ) -> None:
         self._api = api
+        self._reads_workloads = reads_workloads
         self._cache = cache
         self._now = now
 
@@ -37,6 +46,7 @@ class Observer:
         evidence: Mapping[str, Evidence],
         progress: Mapping[str, Progress],
         silence: Mapping[str, Silence],
+        waiting: Mapping[str, Waiting | None],
         rejection: Rejection | None,
     ) -> Observed:
         """What is known of the job's children now. Raises ApiError."""
@@ -50,6 +60,7 @@ class Observer:
             evidence=evidence,
             progress=progress,
             silence=silence,
+            waiting=waiting,
             rejection=rejection,
         )
 
@@ -76,6 +87,21 @@ class Observer:
         names = [pod.name for pod in silent[:3]] if parsed else [child]
         warnings = [warning for name in names for warning in await self._warnings(namespace, name)]
         return Evidence(parsed, tuple(warnings))
+
+    async def waiting(self, namespace: str, child: str, uid: str) -> Waiting | None:
+        """Why Kueue does not let a child go; None where nothing is to be learned. No job fails for want of it."""
+        if not self._reads_workloads:
+            return None
+        workloads: list[JsonObject] = []
+        try:
+            async for page in self._api.list(WORKLOADS, namespace, labelSelector=f"{JOB_UID_LABEL}={uid}"):
+                workloads += page["items"]
+        except ApiError as error:
+            if error.not_found:
+                return queued.NOT_SERVED
+            log.warning("%s/%s: what Kueue says of it cannot be read: %s", namespace, child, error)
+            return None
+        return queued.waiting(workloads, child)
 
     async def _warnings(self, namespace: str, name: str) -> list[Warning]:
         found: list[JsonObject] = []

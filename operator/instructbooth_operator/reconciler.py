@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import replace
 
 from instructbooth.reconcile.actions import Event, Plan
-from instructbooth.reconcile.observed import Evidence, Rejection
+from instructbooth.reconcile.observed import Evidence, Rejection, Waiting
 from instructbooth.reconcile.plan import plan
 from instructbooth.reconcile.pod import TrainerDefaults
 from instructbooth.spec.status import InstructBoothJobStatus
@@ -125,15 +125,20 @@ class Reconciler:
 
     async def _plan(self, key: Key, job: JsonObject, rejection: Rejection | None = None) -> Plan:
         evidence: dict[str, Evidence] = {}
+        waiting: dict[str, Waiting | None] = {}
         while True:
             heard, silence = self._puller.latest(key), self._puller.silence(key)
-            observed = await self._observer.observe(job, evidence, heard, silence, rejection)
+            observed = await self._observer.observe(job, evidence, heard, silence, waiting, rejection)
             made = plan(job, observed, self._defaults)
-            if made.look_at is None:
+            if made.look_at is None and made.ask_kueue is None:
                 return made
             if made.requeue_after is not None and (wait := self._looks.wait(key)) > 0:
                 return replace(made, look_at=None, requeue_after=wait)
-            evidence[made.look_at] = await self._observer.evidence(key.namespace, made.look_at)
+            if made.look_at is not None:
+                evidence[made.look_at] = await self._observer.evidence(key.namespace, made.look_at)
+            elif made.ask_kueue is not None:
+                child, uid = made.ask_kueue
+                waiting[child] = await self._observer.waiting(key.namespace, child, uid)
 
     def _retry(self, key: Key, error: Exception) -> None:
         """Log what went wrong, and try again later, ever later."""

@@ -14,6 +14,7 @@ class Settings:
     Attributes:
         trainer: what pods are made with.
         namespaces: whose jobs are run; empty: the whole cluster.
+        read_workloads: whether Kueue may be asked why a queued job waits.
         workers: reconciles at a time.
         listen_port: port of /metrics, /healthz and /readyz.
         progress_url: where rank 0's progress is pulled from; `{host}` is its name.
@@ -28,6 +29,7 @@ class Settings:
 
     trainer: TrainerDefaults
     namespaces: tuple[str, ...] = ()
+    read_workloads: bool = True
     workers: int = 16
     listen_port: int = 8080
     progress_url: str = "http://{host}:9400/progress"

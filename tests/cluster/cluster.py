@@ -3,7 +3,7 @@
 
     cluster.py build [--peers]          build the binaries from pinned source (cached); the peers' too
     cluster.py up [--images NAME ...]   from a bare machine, or from anywhere on the way, to two Ready nodes
-    cluster.py images [NAME ...]        build what changed of our images and hand it to the nodes
+    cluster.py images [NAME ...]        build what changed of our images and hand it to the nodes; kueue if named
     cluster.py kubeconfig               print the path of the kubeconfig and nothing else
     cluster.py env                      print KUBECONFIG, and PATH with the cluster's binaries in front, as JSON
     cluster.py status [--leftovers]     what runs; with --leftovers, fail if anything of a cluster is on the machine
@@ -24,7 +24,7 @@ import sys
 from collections.abc import Sequence
 
 from raising import elsewhere, leftovers, own, toolchain
-from raising.settings import BIN, CACHE, IMAGE_NAMES, KUBECONFIG
+from raising.settings import BIN, CACHE, IMAGE_NAMES, KUBECONFIG, OPTIONAL_IMAGES
 from raising.shell import ClusterError, locked, say
 
 KINDS = ("own", "kind", "current")
@@ -57,10 +57,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _image_names(asked: Sequence[str]) -> list[str]:
-    if unknown := [name for name in asked if name not in IMAGE_NAMES]:
-        raise ClusterError(f"no image {unknown[0]!r}; there are {', '.join(IMAGE_NAMES)}")
+    known = (*IMAGE_NAMES, *OPTIONAL_IMAGES)
+    if unknown := [name for name in asked if name not in known]:
+        raise ClusterError(f"no image {unknown[0]!r}; there are {', '.join(known)}")
     # The pause image is what pods are made of: it always comes along.
-    return [name for name in IMAGE_NAMES if not asked or name in asked or name == "pause"]
+    return [name for name in known if name in (asked or IMAGE_NAMES) or name == "pause"]
 
 
 def act(options: argparse.Namespace) -> None:

@@ -40,12 +40,12 @@ def started(child: ChildJob) -> bool:
 
 def overdue(child: ChildJob, now: datetime) -> bool:
     """Whether the gang should have started by now."""
-    return not started(child) and elapsed(child.started or child.created, now) >= GRACE
+    return not started(child) and elapsed(child.released(now), now) >= GRACE
 
 
 def look_again_seconds(child: ChildJob, now: datetime) -> float:
     """When to look again at a gang that has not started: soon at first, ever less often."""
-    age = elapsed(child.started or child.created, now).total_seconds()
+    age = elapsed(child.released(now), now).total_seconds()
     shortest, longest = _LOOK_AGAIN_SECONDS
     if age < GRACE.total_seconds():
         return GRACE.total_seconds() - age + 0.5

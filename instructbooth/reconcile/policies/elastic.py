@@ -24,7 +24,7 @@ def seconds_left(
     least = spec.stage(stage.name).min_nodes
     if least is None or child.parallelism <= least or not any(pod.unschedulable for pod in evidence.pods):
         return None
-    waited = (now - (child.started or child.created)).total_seconds()
+    waited = (now - child.released(now)).total_seconds()
     return spec.run_policy.shrink_after_seconds - waited
 
 

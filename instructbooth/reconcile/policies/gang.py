@@ -22,11 +22,12 @@ from instructbooth.reconcile.observed import (
     ChildJob,
     Evidence,
     Observed,
+    Waiting,
     elapsed,
     format_time,
 )
 from instructbooth.reconcile.pod import GRACE_SECONDS, TrainerDefaults
-from instructbooth.reconcile.policies import blocked, elastic, retry, stall, visible
+from instructbooth.reconcile.policies import blocked, elastic, queued, retry, stall, visible
 from instructbooth.reconcile.policies.retry import Cause, Diagnosis
 from instructbooth.spec.job import ResolvedJob
 from instructbooth.spec.status import Failure, StageState, StageStatus
@@ -57,7 +58,8 @@ class Step:
         look_at: the child whose pods must be looked at before this step can be made; with `requeue_after`, the look
             may wait.
         blocker: what keeps the gang from starting.
-        queued: created, and waiting for Kueue to let it go.
+        queued: why it waits for Kueue, where it does.
+        ask_kueue: (name, uid) of the child that Kueue may be asked about.
         refusal: (reason, message) of the job's failure, if the stage has failed for good.
         pull: whether rank 0 may be asked for its progress.
     """
@@ -67,7 +69,8 @@ class Step:
     requeue_after: float | None = None
     look_at: str | None = None
     blocker: blocked.Blocker | None = None
-    queued: bool = False
+    queued: Waiting | None = None
+    ask_kueue: tuple[str, str] | None = None
     refusal: tuple[str, str] | None = None
     pull: bool = False
 
@@ -93,7 +96,9 @@ def _next(scene: Scene, stage: StageStatus, child: ChildJob | None) -> Step:
     if stage.attempt == 0:
         return _launch(scene, stage, 1)
     if stage.state is StageState.RESTARTING:
-        return _restart(scene, stage, child)
+        step = _restart(scene, stage, child)
+        # From the end of a gang that Kueue stopped to the next attempt's place in the queue it waits all the time.
+        return step if child is None else replace(step, queued=_queued(scene, child))
     if child is None:
         return _end(scene, stage, retry.child_deleted(stage.attempt, stage.job_name or ""))
     evidence = scene.observed.evidence.get(child.name)
@@ -103,24 +108,38 @@ def _next(scene: Scene, stage: StageStatus, child: ChildJob | None) -> Step:
         if evidence is None:
             return Step(stage, look_at=child.name)
         if retry.undecided(evidence) and scene.observed.now - child.failure.time < UNDECIDED_FOR:
-            return Step(stage, requeue_after=GOING_SECONDS)
+            return Step(stage, requeue_after=GOING_SECONDS, queued=_queued(scene, child))
         diagnosis = retry.diagnose(stage.attempt, child.failure, evidence)
-        if _stopped_as_asked(scene, child, diagnosis):
-            return Step(_restarting(stage), requeue_after=0.0)
+        if _stopped_as_asked(child, diagnosis, evidence):
+            return Step(_restarting(stage), requeue_after=0.0, queued=_queued(scene, child))
         return _end(scene, stage, diagnosis)
     if child.deleting:
         return _end(scene, stage, retry.child_deleted(stage.attempt, child.name))
     return _watch(scene, stage, child, evidence)
 
 
-def _stopped_as_asked(scene: Scene, child: ChildJob, diagnosis: Diagnosis) -> bool:
-    """Whether the gang only did what suspending asks for: it saved and ended. Nobody is charged for that.
+def _stopped_as_asked(child: ChildJob, diagnosis: Diagnosis, evidence: Evidence) -> bool:
+    """Whether the gang only did what suspending asks for, be it the user's or Kueue's. Nobody is charged for that.
 
     The Job controller may see the pods' exit code before they are gone, and gives a suspended child up for it: the
-    resume is then a new attempt. A queued child is suspended by Kueue, to make room: that is a disruption.
+    resume is then a new attempt. Pods that ended after they were asked to go ended for that, some with a checkpoint,
+    some for want of their peers; and those that are gone were asked to go too.
     """
-    asked = child.suspended and scene.job.spec.run_policy.queue_name is None
-    return asked and diagnosis.cause is Cause.DISRUPTION
+    asked_first = all(
+        pod.deletion_asked is not None and (pod.exit is None or pod.exit.time >= pod.deletion_asked)
+        for pod in evidence.pods
+        if pod.ended
+    )
+    blameless = diagnosis.cause is Cause.FAILURE and asked_first
+    return child.suspended and (blameless or diagnosis.cause is Cause.DISRUPTION)
+
+
+def _queued(scene: Scene, child: ChildJob | None = None) -> Waiting | None:
+    """Why the stage waits for Kueue, in our words; None where no queue is asked for, or Kueue has let the child go."""
+    queue = scene.job.spec.run_policy.queue_name
+    if queue is None or (child is not None and not child.suspended):
+        return None
+    return queued.by_default(queue)
 
 
 def _adopt(stage: StageStatus, child: ChildJob) -> StageStatus:
@@ -149,9 +168,10 @@ def _launch(scene: Scene, stage: StageStatus, attempt: int) -> Step:
     # A number of nodes in the status of a stage that does not run is what the last attempt found room for.
     nodes = stage.nodes or scene.job.spec.stage(stage.name).nodes
     child = child_job(scene.job, stage.name, attempt, scene.inputs, scene.defaults, nodes)
+    waiting = _queued(scene)
     started = _changed(
         stage,
-        state=StageState.RUNNING,
+        state=StageState.WAITING if waiting else StageState.RUNNING,
         attempt=attempt,
         nodes=nodes,
         job_name=child_name(scene.job.name, stage.name, attempt),
@@ -159,8 +179,7 @@ def _launch(scene: Scene, stage: StageStatus, attempt: int) -> Step:
         progress=None,
     )
     manifests = (snapshot(scene.job), service(scene.job), child)
-    # Suspended at its birth: its clock and its pods wait for Kueue.
-    return Step(started, tuple(Apply(manifest) for manifest in manifests), queued=child["spec"]["suspend"])
+    return Step(started, tuple(Apply(manifest) for manifest in manifests), queued=waiting)
 
 
 def _watch(scene: Scene, stage: StageStatus, child: ChildJob, evidence: Evidence | None) -> Step:
@@ -171,7 +190,7 @@ def _watch(scene: Scene, stage: StageStatus, child: ChildJob, evidence: Evidence
             # Kueue owns the child's suspend field and would set it back: let the gang go, and start anew on resume.
             return Step(_restarting(stage), requeue_after=0.0)
         if child.suspended:
-            return Step(stage, queued=True)
+            return _wait_for_kueue(scene, stage, child)
     if policy.suspend:
         actions = () if child.suspended else (SetSuspend(child.name, True),)
         return Step(_changed(stage, state=StageState.SUSPENDED), actions)
@@ -206,6 +225,17 @@ def _watch(scene: Scene, stage: StageStatus, child: ChildJob, evidence: Evidence
     progress = scene.observed.progress.get(child.name)
     stage = _changed(stage, progress=visible.merged(stage.progress, progress)) if progress else stage
     return Step(stage, requeue_after=left, pull=True)
+
+
+def _wait_for_kueue(scene: Scene, stage: StageStatus, child: ChildJob) -> Step:
+    """Nothing is to be done. What Kueue says is shown; while nothing is known, what it said last stays."""
+    said = scene.observed.waiting.get(child.name)
+    return Step(
+        _changed(stage, state=StageState.WAITING),
+        queued=said or _queued(scene, child),
+        requeue_after=queued.look_again_seconds(child, scene.observed.now),
+        ask_kueue=None if child.name in scene.observed.waiting else (child.name, child.uid),
+    )
 
 
 def _succeed(scene: Scene, stage: StageStatus, evidence: Evidence) -> StageStatus:

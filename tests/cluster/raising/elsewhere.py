@@ -51,8 +51,9 @@ def _what_to_build(name: str) -> list[str | Path]:
     if name in ("operator", "trainer"):
         return ["--target", name, PROJECT_DIR]
     folder = CLUSTER_DIR / "images" / name
-    # MinIO is built from the module that the cluster made from source pins.
-    return ["--file", folder / "Dockerfile", CLUSTER_DIR / "tools" / "minio" if name == "minio" else folder]
+    # Built from the modules that the cluster made from source pins.
+    source = CLUSTER_DIR / "tools" / name
+    return ["--file", folder / "Dockerfile", source if source.exists() else folder]
 
 
 def act(kind: str, verb: str, names: Sequence[str]) -> None:

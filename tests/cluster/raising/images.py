@@ -13,13 +13,23 @@ from pathlib import Path
 from raising import mounts, receiving
 from raising.layout import Layout
 from raising.nodes import criclient
-from raising.settings import CACHE, CLUSTER_DIR, IMAGE_NAMES, LOGS, PROJECT_DIR, STATE, Node, image_tag
+from raising.settings import (
+    CACHE,
+    CLUSTER_DIR,
+    IMAGE_NAMES,
+    LOGS,
+    OPTIONAL_IMAGES,
+    PROJECT_DIR,
+    STATE,
+    Node,
+    image_tag,
+)
 from raising.shell import ClusterError, run, say, step, write_atomically
 from raising.toolchain import binary
 
 LAYOUT = Layout(CACHE / "registry")
 #: Images of one binary that the Go builds make; the others come from Dockerfiles.
-FROM_BINARIES = ("pause", "minio")
+FROM_BINARIES = ("pause", "minio", *OPTIONAL_IMAGES)
 _BASE = "docker.io/library/debian:bookworm-slim"
 _MIRROR = "http://deb.debian.org/debian"
 #: What each of the Dockerfile's targets copies; keep in step with the Dockerfile.
@@ -177,7 +187,7 @@ def _load_on(node: Node, names: Sequence[str]) -> None:
         return
     with step(f"{node.name} pulls {', '.join(missing)}"):
         criclient(node, "pull", *(image_tag(name) for name in missing))
-        criclient(node, "prune", *(image_tag(name) for name in IMAGE_NAMES))
+        criclient(node, "prune", *(image_tag(name) for name in (*IMAGE_NAMES, *OPTIONAL_IMAGES)))
 
 
 def load(names: Sequence[str], nodes: Sequence[Node]) -> None:

@@ -13,11 +13,12 @@ from raising.shell import ClusterError, say
 def up(names: Sequence[str]) -> None:
     """Bring the machine from wherever it is to two Ready nodes that hold the named images."""
     system.require_root()
-    with toolchain.Builds() as builds:
+    optional = toolchain.optional(names)
+    with toolchain.Builds((*toolchain.TOOLS, *optional)) as builds:
         system.install_packages()
         # Packages come over the network while the compiler works.
         images.build([name for name in names if name not in images.FROM_BINARIES])
-        builds.wait("kubernetes", "etcd", "coredns", "kwok", "minio")
+        builds.wait("kubernetes", "etcd", "coredns", "kwok", "minio", *(tool.name for tool in optional))
         images.build(names)
         _start(names)
     say(f"the cluster is up; export KUBECONFIG={KUBECONFIG}")
@@ -49,8 +50,9 @@ def _start(names: Sequence[str]) -> None:
 def load(names: Sequence[str]) -> None:
     """Build what changed of the named images and hand it to the nodes."""
     system.require_root()
-    with toolchain.Builds() as builds:
-        builds.wait("kubernetes", "minio")
+    optional = toolchain.optional(names)
+    with toolchain.Builds((*toolchain.TOOLS, *optional)) as builds:
+        builds.wait("kubernetes", "minio", *(tool.name for tool in optional))
     images.build(names)
     if running_pid(PIDS / "kube-apiserver") is None:
         say("no cluster is up; the nodes fetch the images when one is")

@@ -43,6 +43,8 @@ PERSISTENT_VOLUMES = 12
 
 #: The images the cluster's pods may use, as `docker.io/instructbooth/<name>:dev`.
 IMAGE_NAMES = ("pause", "operator", "trainer", "minio", "prometheus")
+#: Those that only some tests need: made when they are named, and not before.
+OPTIONAL_IMAGES = ("kueue",)
 
 
 def image_tag(name: str) -> str:

@@ -71,11 +71,19 @@ TOOLS = (
     Tool("kubeconform", _same("kubeconform")),
 )
 
+#: What is in an optional image of the same name.
+OPTIONAL = (Tool("kueue", _same("kueue")),)
+
 #: What benchmarks compare us with; no cluster needs them.
 PEERS = (
     Tool("jobset", _same("jobset")),
     Tool("kubeflow-trainer", _same("trainer-controller-manager")),
 )
+
+
+def optional(images: Sequence[str]) -> tuple[Tool, ...]:
+    """The tools that those of the images need which not every cluster has."""
+    return tuple(tool for tool in OPTIONAL if tool.name in images)
 
 
 def binary(name: str) -> Path:

@@ -65,3 +65,9 @@ def test_down_deletes_our_cluster_and_no_other(kind):
     done, calls = kind("down")
     assert done.returncode == 0, done.stderr
     assert calls == ["kind delete cluster --name instructbooth"]
+
+
+def test_an_image_that_not_every_cluster_needs_is_built_when_it_is_named(kind):
+    done, calls = kind("images", "kueue")
+    assert done.returncode == 0, done.stderr
+    assert [call.split()[3] for call in calls if call.startswith("docker build --tag")] == ["instructbooth/kueue:dev"]

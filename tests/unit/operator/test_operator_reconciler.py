@@ -36,11 +36,11 @@ class Rig:
         self.api.put(IBJ, job_object())
         self.restart()
 
-    def restart(self) -> None:
+    def restart(self, reads_workloads: bool = True) -> None:
         self.reconciler = Reconciler(
             queue=self.queue,
             cache=self.cache,
-            observer=Observer(self.api, self.cache, now=lambda: START),  # type: ignore[arg-type]
+            observer=Observer(self.api, self.cache, lambda: START, reads_workloads),  # type: ignore[arg-type]
             hands=Hands(self.api, self.cache, self.freshness),  # type: ignore[arg-type]
             puller=ProgressPuller("", 5, lambda key: None),
             defaults=DEFAULTS,

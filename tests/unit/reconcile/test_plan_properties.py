@@ -26,6 +26,7 @@ MOVES = (
     "wait",
     "suspend",
     "resume",
+    "preempt",
     "late",
     "clock-forward",
     "clock-back",
@@ -64,6 +65,8 @@ def move(world: World, name: str, kill_after: int | None, earlier: World | None 
         case _, None:
             for child in world.live:  # what Kueue does
                 world.change(child.name, suspended=False)
+        case "preempt", str(child):
+            world.change(child, suspended=True, started=None, active=0, ready=0)
         case "run", str(child):
             world.run(child)
         case "complete", str(child):

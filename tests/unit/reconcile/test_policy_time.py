@@ -1,4 +1,4 @@
-"""Deadline, suspension, queue: what the clock does."""
+"""Deadline and suspension: what the clock does."""
 
 from __future__ import annotations
 
@@ -148,47 +148,6 @@ def test_a_gang_that_saves_and_ends_when_suspended_is_charged_to_nobody() -> Non
     stage = world.stage(Stage.PERSONALIZE)
     assert (world.launched, stage.restarts, stage.failure) == ([P1, P2], Restarts(), None)
     assert [event.reason for event in world.events] == ["StageStarted", "Suspended", "Resumed"]
-
-
-def test_a_queued_gang_that_kueue_stops_is_a_disruption() -> None:
-    world = started(queueName="team")
-    world.change(P1, suspended=False)
-    world.run(P1)
-    world.settle()
-    world.change(P1, suspended=True)
-    world.fail(P1, ExitCode.CHECKPOINTED)
-    world.settle()
-    assert world.stage(Stage.PERSONALIZE).restarts == Restarts(disruptions=1)
-
-
-def test_a_queued_gang_waits_for_kueue() -> None:
-    world = started(queueName="team", activeDeadlineSeconds=60)
-    child = world.children[P1]
-    assert child.suspended
-    assert world.manifests[f"Job/{P1}"]["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team"
-    progressing = find(world.status.conditions, "Progressing")
-    assert progressing is not None
-    assert (progressing.status, progressing.reason) == ("False", "Queued")
-    world.wait(1000)
-    assert world.plan().actions == ()  # Kueue lets it go, not we; nor does its clock run
-    world.change(P1, suspended=False)
-    world.run(P1)
-    world.settle()
-    assert world.status.active_since is not None
-    assert world.plan().requeue_after == 60
-
-
-def test_a_queued_gang_that_the_user_suspends_starts_anew_uncharged() -> None:
-    world = started(queueName="team")
-    world.change(P1, suspended=False)
-    world.run(P1)
-    world.edit(suspend=True)
-    world.settle()
-    assert world.children == {}
-    world.edit(suspend=False)
-    world.settle()
-    stage = world.stage(Stage.PERSONALIZE)
-    assert (world.launched, stage.restarts.failures, stage.restarts.disruptions) == ([P1, P2], 0, 0)
 
 
 def test_failures_wait_and_disruptions_do_not() -> None:

@@ -11,7 +11,17 @@ from typing import Any
 
 from instructbooth.contract import API_VERSION, KIND, Label, Outcome, Stage
 from instructbooth.reconcile.actions import Action, Apply, DeleteChild, DeleteSelf, Event, ForgetPod, Plan, SetSuspend
-from instructbooth.reconcile.observed import ChildFailure, ChildJob, Evidence, Exit, Observed, Pod, Rejection, Silence
+from instructbooth.reconcile.observed import (
+    ChildFailure,
+    ChildJob,
+    Evidence,
+    Exit,
+    Observed,
+    Pod,
+    Rejection,
+    Silence,
+    Waiting,
+)
 from instructbooth.reconcile.patch import merge_patch
 from instructbooth.reconcile.plan import plan
 from instructbooth.reconcile.pod import TrainerDefaults
@@ -64,6 +74,7 @@ class World:
     evidence: dict[str, Evidence] = field(default_factory=dict)
     progress: dict[str, Progress] = field(default_factory=dict)
     silence: dict[str, Silence] = field(default_factory=dict)
+    waiting: dict[str, Waiting | None] = field(default_factory=dict)
     rejection: Rejection | None = None
     manifests: dict[str, JsonObject] = field(default_factory=dict)
     launched: list[str] = field(default_factory=list)
@@ -95,6 +106,7 @@ class World:
             children=tuple(children.values()),
             progress=dict(self.progress),
             silence=dict(self.silence),
+            waiting=dict(self.waiting),
             rejection=self.rejection,
         )
         made = plan(deepcopy(self.job), observed, DEFAULTS)
