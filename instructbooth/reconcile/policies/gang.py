@@ -158,9 +158,10 @@ def _launch(scene: Scene, stage: StageStatus, attempt: int) -> Step:
         start_time=stage.start_time or format_time(scene.observed.now),
         progress=None,
     )
-    manifests = (snapshot(scene.job), service(scene.job), child)
+    # A stage that succeeded had both; whatever went wrong since, the second attempt looks whether they are still there.
+    shared = () if scene.inputs and attempt == 1 else (snapshot(scene.job), service(scene.job))
     # Suspended at its birth: its clock and its pods wait for Kueue.
-    return Step(started, tuple(Apply(manifest) for manifest in manifests), queued=child["spec"]["suspend"])
+    return Step(started, tuple(Apply(manifest) for manifest in (*shared, child)), queued=child["spec"]["suspend"])
 
 
 def _watch(scene: Scene, stage: StageStatus, child: ChildJob, evidence: Evidence | None) -> Step:
@@ -192,7 +193,9 @@ def _watch(scene: Scene, stage: StageStatus, child: ChildJob, evidence: Evidence
             failure = elastic.failure(stage, nodes, evidence, policy)
             shrunk = _restarting(stage, failure=failure, nodes=nodes)
             return Step(shrunk, requeue_after=0.0)
-        return Step(stage, requeue_after=again if left is None else min(left, again), blocker=blocker)
+        # The volume may be the job's own snapshot, which later stages take for granted.
+        mend = (Apply(snapshot(scene.job)),) if blocker and blocker.reason == blocked.NOT_MOUNTED else ()
+        return Step(stage, mend, again if left is None else min(left, again), blocker=blocker)
     if not blocked.started(child):
         return Step(stage, requeue_after=blocked.look_again_seconds(child, now))
     silence = scene.observed.silence.get(child.name)
