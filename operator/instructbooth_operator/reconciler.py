@@ -95,9 +95,10 @@ class Reconciler:
             self._read[key] = fresh["metadata"]["uid"]
             if version(fresh) != version(job):
                 job, made = fresh, await self._plan(key, fresh)
+        done = False
         try:
             for action in made.actions:
-                await self._hands.act(job, action)
+                done |= await self._hands.act(job, action)
         except Rejected as refused:
             made = await self._plan(key, job, refused.rejection)
         for event in made.events:
@@ -111,7 +112,7 @@ class Reconciler:
         if written:
             self._count(job, made.status)
         self._puller.watch(key, made.pull_from)
-        if not (written or made.actions):
+        if not (done or written):
             return made.requeue_after
         # The echo of an own write wakes nobody, and what it may have shown beside is seen now.
         return SETTLE_SECONDS if made.requeue_after is None else min(made.requeue_after, SETTLE_SECONDS)

@@ -40,8 +40,8 @@ def started(child: ChildJob) -> bool:
 
 
 def overdue(child: ChildJob, now: datetime) -> bool:
-    """Whether the gang should have started by now."""
-    return not started(child) and elapsed(child.started or child.created, now) >= GRACE
+    """Whether the gang should have started by now. Before the Job controller has begun there is nothing to look at."""
+    return child.started is not None and not started(child) and elapsed(child.started, now) >= GRACE
 
 
 def look_again_seconds(child: ChildJob, now: datetime) -> float:

@@ -193,9 +193,11 @@ def _watch(scene: Scene, stage: StageStatus, child: ChildJob, evidence: Evidence
             failure = elastic.failure(stage, nodes, evidence, policy)
             shrunk = _restarting(stage, failure=failure, nodes=nodes)
             return Step(shrunk, requeue_after=0.0)
-        # The volume may be the job's own snapshot, which later stages take for granted.
-        mend = (Apply(snapshot(scene.job)),) if blocker and blocker.reason == blocked.NOT_MOUNTED else ()
-        return Step(stage, mend, again if left is None else min(left, again), blocker=blocker)
+        again = again if left is None else min(left, again)
+        own = snapshot(scene.job)
+        # Later stages take the snapshot for granted: somebody may have deleted it.
+        missing = blocker and blocker.reason == blocked.NOT_MOUNTED and own["metadata"]["name"] in blocker.message
+        return Step(stage, (Apply(own),) if missing else (), again, blocker=blocker)
     if not blocked.started(child):
         return Step(stage, requeue_after=blocked.look_again_seconds(child, now))
     silence = scene.observed.silence.get(child.name)
