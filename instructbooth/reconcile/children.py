@@ -11,6 +11,7 @@ from instructbooth.reconcile.names import base_name, child_name, service_name, s
 from instructbooth.reconcile.pod import TrainerDefaults, pod_labels, pod_template
 from instructbooth.spec.job import ResolvedJob
 
+RANK_LABEL = "batch.kubernetes.io/job-completion-index"
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 PRIORITY_LABEL = "kueue.x-k8s.io/priority-class"
 
@@ -27,7 +28,11 @@ def snapshot(job: ResolvedJob) -> dict[str, Any]:
 
 
 def service(job: ResolvedJob) -> dict[str, Any]:
-    """The headless Service that gives each pod of each stage its host name, before it is ready."""
+    """The headless Service that gives rank 0 of each stage its host name, before it is ready.
+
+    Of the other ranks nobody asks: they are clients, and each knows its own name from its kubelet. Each pod that a
+    Service selects is two more writes (Endpoints, EndpointSlice) when it gets its address, and two when it ends.
+    """
     return {
         "apiVersion": "v1",
         "kind": "Service",
@@ -35,7 +40,7 @@ def service(job: ResolvedJob) -> dict[str, Any]:
         "spec": {
             "clusterIP": "None",
             "publishNotReadyAddresses": True,
-            "selector": {Label.JOB: base_name(job.name)},
+            "selector": {Label.JOB: base_name(job.name), RANK_LABEL: "0"},
             "ports": [{"name": "metrics", "port": Port.METRICS, "targetPort": Port.METRICS, "protocol": "TCP"}],
         },
     }

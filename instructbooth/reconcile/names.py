@@ -37,7 +37,7 @@ def child_name(job: str, stage: Stage, attempt: int) -> str:
 
 
 def service_name(job: str) -> str:
-    """Name of the headless Service that gives the pods of every stage their host names."""
+    """Name of the headless Service that gives rank 0 of every stage its host name."""
     return base_name(job)
 
 

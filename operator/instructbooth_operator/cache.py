@@ -66,15 +66,16 @@ class Cache:
             yield from children.values()
 
     def put(self, obj: JsonObject) -> Key | None:
-        """Take in a job or child Job; returns the key of the job that it concerns, if it concerns one."""
+        """Take in a job or child Job; returns the key of the job that it concerns, if it tells anything new of one."""
         place = self._place(obj)
         if place is None:
             return None
         key, table, name = place
         known = table.get(name)
-        if known is None or version(obj) >= version(known):
-            table[name] = _slim(obj)
-        return key
+        if known is not None and version(obj) < version(known):
+            return None
+        table[name] = slim = _slim(obj)
+        return key if known is None or _substance(known) != _substance(slim) else None
 
     def remove(self, obj: JsonObject) -> Key | None:
         """Forget an object that is gone; another one of the same name stays."""
@@ -104,18 +105,27 @@ class Cache:
         return owner[0], self._children.setdefault(owner[0], {}), obj["metadata"]["name"]
 
 
+def _substance(slim: JsonObject) -> tuple[Any, ...]:
+    """All of an object but its version: what a plan may depend on."""
+    meta = {field: value for field, value in slim["metadata"].items() if field != "resourceVersion"}
+    return meta, slim["spec"], slim["status"]
+
+
 _META = ("name", "namespace", "uid", "resourceVersion", "generation", "labels", "ownerReferences")
 SHORT = 64
 _TIMES = ("creationTimestamp", "deletionTimestamp")
+# Not what the Job controller notes for itself at each pod that comes or goes: nobody need be woken for that.
+_CHILD_STATUS = ("conditions", "active", "ready", "succeeded", "startTime")
 
 
 def _slim(obj: JsonObject) -> JsonObject:
     """What is needed of an object: without managedFields, annotations and, of a child, its pod template."""
     meta = {field: obj["metadata"][field] for field in (*_META, *_TIMES) if field in obj["metadata"]}
-    spec = obj.get("spec", {})
+    spec, status = obj.get("spec", {}), obj.get("status") or {}
     if obj["kind"] != KIND:
         spec = {field: spec[field] for field in ("parallelism", "suspend") if field in spec}
-    slim: JsonObject = _shared({"kind": obj["kind"], "metadata": meta, "spec": spec, "status": obj.get("status") or {}})
+        status = {field: status[field] for field in _CHILD_STATUS if field in status}
+    slim: JsonObject = _shared({"kind": obj["kind"], "metadata": meta, "spec": spec, "status": status})
     return slim
 
 

@@ -41,12 +41,12 @@ class Hands:
         self._freshness = freshness
         self._now = now
 
-    async def act(self, job: JsonObject, action: Action) -> None:
-        """Carry out one action. Raises ApiError, Rejected, StillThere."""
+    async def act(self, job: JsonObject, action: Action) -> bool:
+        """Carry out one action; False if there was nothing left to do. Raises ApiError, Rejected, StillThere."""
         namespace = job["metadata"]["namespace"]
         match action:
             case Apply(manifest):
-                await self._apply(job, manifest)
+                return await self._apply(job, manifest)
             case SetSuspend(name, suspend):
                 await self._set_suspend(job, name, suspend)
             case DeleteChild(name):
@@ -58,6 +58,7 @@ class Hands:
                 as_seen = {field: meta[field] for field in ("uid", "resourceVersion")}
                 options = {"preconditions": as_seen, "propagationPolicy": "Background"}
                 await self._api.delete(IBJ, namespace, meta["name"], options)
+        return True
 
     async def write_status(self, job: JsonObject, status: InstructBoothJobStatus) -> bool:
         """Write what differs, unless somebody else has written since; False if nothing differs. Raises ApiError."""
@@ -106,12 +107,12 @@ class Hands:
             if not error.exists:  # posted before
                 raise
 
-    async def _apply(self, job: JsonObject, manifest: JsonObject) -> None:
+    async def _apply(self, job: JsonObject, manifest: JsonObject) -> bool:
         """Create a child unless the job has it. What is there is never changed: an upgrade touches no running job."""
         # A job that has started has its snapshot and its Service: a look costs less than a create that is refused.
         shared = manifest["kind"] != "Job" and job.get("status", {}).get("stages")
         if shared and await self._is_there(job, manifest):
-            return
+            return False
         try:
             created = await self._api.create(resource_of(manifest), manifest)
         except ApiError as error:
@@ -119,7 +120,7 @@ class Hands:
                 raise
             # The name may be taken, by an earlier pass of this or another replica: then there is nothing to create.
             if await self._is_there(job, manifest):
-                return
+                return True  # whoever created it, what is known of it may be news
             if error.conflict:
                 raise  # taken and free again: the next pass finds out
             reason = error.reason if error.reason != "Error" else "Rejected"
@@ -127,6 +128,7 @@ class Hands:
             raise Rejected(Rejection(manifest["kind"], name, reason, error.message, final=error.invalid)) from error
         if manifest["kind"] == "Job":
             self._note(created)
+        return True
 
     async def _is_there(self, job: JsonObject, manifest: JsonObject) -> bool:
         """Whether the job has that child. Raises Rejected if the name is another's, StillThere if it soon is free."""

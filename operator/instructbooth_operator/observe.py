@@ -8,16 +8,16 @@ from datetime import UTC, datetime
 from typing import Any
 
 from instructbooth.contract import Label
-from instructbooth.reconcile.observed import ChildJob, Evidence, Observed, Pod, Rejection, Silence, Waiting, Warning
+from instructbooth.reconcile.observed import ChildJob, Evidence, Observed, Pod, Rejection, Silence, Waiting
 from instructbooth.reconcile.policies import queued
 from instructbooth.spec.status import Progress, StageState
 from instructbooth_operator.api import Api
 from instructbooth_operator.cache import Cache, Key, owner_of
 from instructbooth_operator.errors import ApiError
-from instructbooth_operator.resources import EVENTS, IBJ, JOBS, PODS, WORKLOADS
+from instructbooth_operator.looks import Pods, Warnings
+from instructbooth_operator.resources import IBJ, JOBS, WORKLOADS
 
 JsonObject = dict[str, Any]
-MAX_WARNINGS = 20
 # On a Workload: the Job that Kueue made it for.
 JOB_UID_LABEL = "kueue.x-k8s.io/job-uid"
 
@@ -39,6 +39,7 @@ class Observer:
         self._reads_workloads = reads_workloads
         self._cache = cache
         self._now = now
+        self._pods, self._warnings = Pods(api), Warnings(api)
 
     async def observe(
         self,
@@ -77,16 +78,11 @@ class Observer:
 
     async def evidence(self, namespace: str, child: str) -> Evidence:
         """The pods of a child, and the warnings about them where no pod says itself why it waits. Raises ApiError."""
-        pods: list[JsonObject] = []
-        async for page in self._api.list(PODS, namespace, labelSelector=f"batch.kubernetes.io/job-name={child}"):
-            pods += page["items"]
-        parsed = tuple(Pod.from_object(pod) for pod in pods)
-        # Events are in no cache of the API server: it reads all of a namespace's for each list. Of a pod without a node
-        # they could only say what its conditions say.
+        parsed = tuple(Pod.from_object(pod) for pod in await self._pods.of(namespace, child))
+        # Of a pod without a node, events could only say what its conditions say.
         silent = [pod for pod in parsed if pod.phase == "Pending" and pod.node and not _explains(pod)]
         names = [pod.name for pod in silent[:3]] if parsed else [child]
-        warnings = [warning for name in names for warning in await self._warnings(namespace, name)]
-        return Evidence(parsed, tuple(warnings))
+        return Evidence(parsed, await self._warnings.about(namespace, names) if names else ())
 
     async def waiting(self, namespace: str, child: str, uid: str) -> Waiting | None:
         """Why Kueue does not let a child go; None where nothing is to be learned. No job fails for want of it."""
@@ -102,14 +98,6 @@ class Observer:
             log.warning("%s/%s: what Kueue says of it cannot be read: %s", namespace, child, error)
             return None
         return queued.waiting(workloads, child)
-
-    async def _warnings(self, namespace: str, name: str) -> list[Warning]:
-        found: list[JsonObject] = []
-        selector = f"involvedObject.name={name},type=Warning"
-        async for page in self._api.list(EVENTS, namespace, fieldSelector=selector):
-            found += page["items"]
-        found.sort(key=lambda event: event.get("lastTimestamp") or event.get("eventTime") or "", reverse=True)
-        return [Warning(name, event.get("reason", ""), event.get("message", "")) for event in found[:MAX_WARNINGS]]
 
     async def _find_missing(self, key: Key, job: JsonObject) -> None:
         """Ask for the child that the status names but the cache does not know, before anyone believes it is gone."""

@@ -7,7 +7,7 @@ import logging
 from collections import Counter
 from dataclasses import replace
 
-from instructbooth.reconcile.actions import Event, Plan
+from instructbooth.reconcile.actions import Apply, Event, Plan
 from instructbooth.reconcile.observed import Evidence, Rejection, Waiting
 from instructbooth.reconcile.plan import plan
 from instructbooth.reconcile.pod import TrainerDefaults
@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 FIRST_RETRY_SECONDS = 0.5
 MAX_RETRY_SECONDS = 60.0
+SETTLE_SECONDS = 2.0  # after which a pass that did something is followed by another, if nothing wakes it before
 LOOKS_PER_SECOND = 10.0  # at gangs that do not start; those that ended are looked at when they end
 TRIES_TO_TELL = 5  # passes that may fail for the sake of events, one after the other: 15 seconds
 
@@ -51,6 +52,7 @@ class Reconciler:
         self._failures: dict[Key, int] = {}
         self._looks = Turns[Key](LOOKS_PER_SECOND)
         self._untold: Counter[Key] = Counter()
+        self._read: dict[Key, str] = {}  # jobs that were read from the API server itself, and their uid
 
     async def work(self) -> None:
         """Work on whatever comes, for ever. Nothing that goes wrong with one job ends it."""
@@ -82,18 +84,21 @@ class Reconciler:
         if job is None:
             self._puller.watch(key, None)
             self._looks.forget(key)
+            self._read.pop(key, None)
             return None
         made = await self._plan(key, job)
-        if made.actions or any(event.type == "Warning" for event in made.events):
+        if self._hinges_on_truth(key, job, made):
             # Decide on what is true now, not on what a watch said some time ago.
             fresh = await self._observer.refresh(key)
             if fresh is None:
                 return 0.0
+            self._read[key] = fresh["metadata"]["uid"]
             if version(fresh) != version(job):
                 job, made = fresh, await self._plan(key, fresh)
+        done = False
         try:
             for action in made.actions:
-                await self._hands.act(job, action)
+                done |= await self._hands.act(job, action)
         except Rejected as refused:
             made = await self._plan(key, job, refused.rejection)
         for event in made.events:
@@ -107,7 +112,23 @@ class Reconciler:
         if written:
             self._count(job, made.status)
         self._puller.watch(key, made.pull_from)
-        return made.requeue_after
+        if not (done or written):
+            return made.requeue_after
+        # The echo of an own write wakes nobody, and what it may have shown beside is seen now.
+        return SETTLE_SECONDS if made.requeue_after is None else min(made.requeue_after, SETTLE_SECONDS)
+
+    def _hinges_on_truth(self, key: Key, job: JsonObject, made: Plan) -> bool:
+        """Whether a plan that was made from a late watch could do or say what is wrong.
+
+        Starting a gang cannot, once this process has read the job itself: since then only it has written the status,
+        and it knows what it wrote. (An edit that comes at the same moment is obeyed by the next pass, as it would be
+        if it came a moment later.)
+        """
+        if any(event.type == "Warning" for event in made.events):
+            return True
+        if all(isinstance(action, Apply) for action in made.actions):
+            return bool(made.actions) and self._read.get(key) != job["metadata"]["uid"]
+        return True
 
     async def _tell(self, key: Key, job: JsonObject, event: Event) -> None:
         """Post an event, before the status that it tells of is written: afterwards a crash would lose it for ever.

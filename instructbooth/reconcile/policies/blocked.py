@@ -21,6 +21,7 @@ _CONFIG_ERRORS = frozenset({"CreateContainerConfigError", "CreateContainerError"
 _IMAGE_ERRORS = frozenset(
     {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"}
 )
+NOT_MOUNTED = "VolumeNotMounted"
 # Reasons whose words change all the time without saying anything new: the first words are kept.
 CHATTY = frozenset({"ImagePullFailed", "Unschedulable"})
 
@@ -39,7 +40,7 @@ def started(child: ChildJob) -> bool:
 
 
 def overdue(child: ChildJob, now: datetime) -> bool:
-    """Whether the gang should have started by now."""
+    """Whether the gang should have started by now. Before the Job controller has begun there is nothing to look at."""
     return not started(child) and elapsed(child.released(now), now) >= GRACE
 
 
@@ -71,7 +72,7 @@ def blocker(spec: InstructBoothJobSpec, stage: Stage, child: ChildJob, evidence:
     for warning in evidence.warnings:
         if warning.reason in ("FailedMount", "FailedAttachVolume"):
             way_out = "create the ConfigMap or claim that the spec names, in the job's namespace; the pod then starts"
-            return Blocker("VolumeNotMounted", f"{warning.message}; {way_out}")
+            return Blocker(NOT_MOUNTED, f"{warning.message}; {way_out}")
         if warning.reason == "FailedCreate" and not evidence.pods:
             way_out = "the namespace's quota, pod security or admission forbids the pod; it is tried again"
             return Blocker("PodsNotCreated", f"{warning.message}; {way_out}")

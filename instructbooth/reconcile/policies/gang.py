@@ -178,8 +178,9 @@ def _launch(scene: Scene, stage: StageStatus, attempt: int) -> Step:
         start_time=stage.start_time or format_time(scene.observed.now),
         progress=None,
     )
-    manifests = (snapshot(scene.job), service(scene.job), child)
-    return Step(started, tuple(Apply(manifest) for manifest in manifests), queued=waiting)
+    # A stage that succeeded had both; whatever went wrong since, the second attempt looks whether they are still there.
+    shared = () if scene.inputs and attempt == 1 else (snapshot(scene.job), service(scene.job))
+    return Step(started, tuple(Apply(manifest) for manifest in (*shared, child)), queued=waiting)
 
 
 def _watch(scene: Scene, stage: StageStatus, child: ChildJob, evidence: Evidence | None) -> Step:
@@ -211,7 +212,11 @@ def _watch(scene: Scene, stage: StageStatus, child: ChildJob, evidence: Evidence
             failure = elastic.failure(stage, nodes, evidence, policy)
             shrunk = _restarting(stage, failure=failure, nodes=nodes)
             return Step(shrunk, requeue_after=0.0)
-        return Step(stage, requeue_after=again if left is None else min(left, again), blocker=blocker)
+        again = again if left is None else min(left, again)
+        own = snapshot(scene.job)
+        # Later stages take the snapshot for granted: somebody may have deleted it.
+        missing = blocker and blocker.reason == blocked.NOT_MOUNTED and own["metadata"]["name"] in blocker.message
+        return Step(stage, (Apply(own),) if missing else (), again, blocker=blocker)
     if not blocked.started(child):
         return Step(stage, requeue_after=blocked.look_again_seconds(child, now))
     silence = scene.observed.silence.get(child.name)

@@ -92,6 +92,21 @@ def test_the_newest_version_wins_whoever_brings_it() -> None:
     assert "managedFields" not in known["metadata"]
 
 
+def test_only_what_is_new_wakes_anybody() -> None:
+    cache = Cache()
+    assert cache.put(ibj(10, phase="Pending")) == KEY
+    assert cache.put(ibj(10, phase="Pending")) is None, "the echo of an own write"
+    assert cache.put(ibj(11, phase="Pending")) is None, "somebody's annotation"
+    assert cache.put(ibj(12, phase="Reinforcing")) == KEY
+    assert cache.put(child(13)) == KEY
+    noted = child(14)
+    noted["status"] = {"active": 13, "uncountedTerminatedPods": {}}
+    assert cache.put(noted) is None, "the Job controller's notes to itself"
+    known = cache.known(noted)
+    assert known is not None
+    assert known["metadata"]["resourceVersion"] == "14"
+
+
 def test_children_belong_to_one_life_of_a_job() -> None:
     cache = Cache()
     assert cache.put(child(1)) == KEY

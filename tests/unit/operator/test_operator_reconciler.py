@@ -13,9 +13,10 @@ from instructbooth_operator.cache import Cache, Key
 from instructbooth_operator.carry_out import Hands
 from instructbooth_operator.errors import ApiError, StillThere
 from instructbooth_operator.freshness import Freshness
+from instructbooth_operator.looks import JOB_NAME
 from instructbooth_operator.observe import Observer
 from instructbooth_operator.progress import ProgressPuller
-from instructbooth_operator.reconciler import Reconciler
+from instructbooth_operator.reconciler import SETTLE_SECONDS, Reconciler
 from instructbooth_operator.resources import CONFIG_MAPS, EVENTS, IBJ, JOBS, PODS, SERVICES
 from instructbooth_operator.resync import Resync
 from instructbooth_operator.turns import Turns
@@ -239,20 +240,58 @@ def test_a_stranger_s_service_is_left_alone(rig: Rig) -> None:
     assert blocked["reason"] == "NameTaken"
 
 
-def test_a_later_stage_brings_back_a_service_that_somebody_deleted(rig: Rig) -> None:
+def _ends(rig: Rig, child: str, condition: str) -> None:
+    """The watch shows that a gang has ended."""
+    obj = deepcopy(rig.api.objects[JOBS.plural, child])
+    obj["status"] = {"conditions": [{"type": condition, "status": "True", "lastTransitionTime": TIME}]}
+    rig.cache.put(rig.api.put(JOBS, obj))
+
+
+def test_on_the_way_of_success_nothing_is_read_but_how_the_gang_ended(rig: Rig) -> None:
+    rig.reconcile()
+    _ends(rig, P1, "Complete")
+    _pod(rig, "Succeeded", node="gpu-1")
+    before = len(rig.api.requests)
+    rig.reconcile()
+    asked = [(verb, plural) for verb, plural, _ in rig.api.requests[before:]]
+    events = [("create", "events")] * 2
+    assert asked == [("list", "pods"), ("create", "jobs"), *events, ("patch", "instructboothjobs")]
+
+
+def test_a_second_attempt_brings_back_a_service_that_somebody_deleted(rig: Rig) -> None:
     rig.reconcile()
     del rig.api.objects[SERVICES.plural, "mascot"]
-    first = deepcopy(rig.api.objects[JOBS.plural, P1])
-    first["status"] = {
-        "conditions": [{"type": "Complete", "status": "True", "lastTransitionTime": "2026-11-23T09:00:00Z"}]
-    }
-    rig.cache.put(rig.api.put(JOBS, first))
+    del rig.api.objects[JOBS.plural, P1]
+    rig.cache.remove(rig.cache.children(KEY, "0a1b2c3d")[0])  # somebody deleted the gang as well: that is a restart
+    rig.reconcile()
     before = len(rig.api.requests)
     rig.reconcile()
     assert rig.api.names(SERVICES) == ["mascot"]
-    assert rig.api.names(JOBS) == [P1, "mascot-reinforce-1"]
+    assert rig.api.names(JOBS) == [P2]
     created = [plural for verb, plural, _ in rig.api.requests[before:] if verb == "create"]
-    assert created == ["services", "jobs", "events", "events"], "the snapshot was there and was not created again"
+    assert created == ["services", "jobs"], "the snapshot was there and was not created again"
+
+
+def test_a_job_that_this_process_has_not_read_is_read_before_a_gang_is_started(rig: Rig) -> None:
+    rig.reconcile()
+    rig.restart()
+    _ends(rig, P1, "Complete")
+    before = len(rig.api.requests)
+    rig.reconcile()
+    assert ("get", "instructboothjobs", "mascot") in rig.api.requests[before:]
+
+
+def test_a_pass_that_did_something_is_followed_by_another(rig: Rig) -> None:
+    """What its own answers brought along wakes nobody."""
+    assert rig.reconcile() == SETTLE_SECONDS
+    assert rig.reconcile() is not None, "it looks whether the pods start"
+    _ends(rig, P1, "Complete")
+    rig.reconcile()
+    _ends(rig, "mascot-reinforce-1", "Complete")
+    rig.reconcile()
+    _ends(rig, "mascot-evaluate-1", "Complete")
+    assert rig.reconcile() == 0.0
+    assert rig.reconcile() is None
 
 
 def test_an_event_that_was_posted_before_is_no_error(rig: Rig) -> None:
@@ -325,9 +364,13 @@ def _waiting(rig: Rig, node: str) -> None:
     first["metadata"]["creationTimestamp"] = "2026-11-23T08:00:00Z"
     first["status"] = {"active": 1, "startTime": "2026-11-23T08:00:00Z"}
     rig.cache.put(rig.api.put(JOBS, first))
+    _pod(rig, "Pending", node)
+
+
+def _pod(rig: Rig, phase: str, node: str) -> None:
     spec = {"nodeName": node} if node else {}
-    pod = {"metadata": {"name": f"{P1}-0-x", "namespace": "lab"}, "spec": spec, "status": {"phase": "Pending"}}
-    rig.api.put(PODS, pod)
+    meta = {"name": f"{P1}-0-x", "namespace": "lab", "labels": {JOB_NAME: P1}}
+    rig.api.put(PODS, {"metadata": meta, "spec": spec, "status": {"phase": phase}})
 
 
 def test_looks_at_gangs_that_wait_take_turns(rig: Rig) -> None:

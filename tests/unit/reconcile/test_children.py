@@ -116,10 +116,10 @@ def test_the_snapshot_is_read_back_by_the_same_models() -> None:
     assert ResolvedJob.model_validate_json(manifest["data"]["job.json"]) == job
 
 
-def test_the_service_names_pods_before_they_are_ready() -> None:
+def test_the_service_names_rank_0_before_it_is_ready() -> None:
     spec = service(resolved())["spec"]
     assert (spec["clusterIP"], spec["publishNotReadyAddresses"]) == ("None", True)
-    assert spec["selector"] == {"instructbooth.io/job": "mascot"}
+    assert spec["selector"] == {"instructbooth.io/job": "mascot", "batch.kubernetes.io/job-completion-index": "0"}
 
 
 def test_children_are_owned() -> None:

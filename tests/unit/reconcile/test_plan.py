@@ -59,7 +59,7 @@ def test_the_next_stage_starts_in_the_step_that_sees_the_last_one_end(world: Wor
     through(world)
     world.complete(P1)
     made = world.reconcile()
-    assert [action.manifest["kind"] for action in made.actions] == ["ConfigMap", "Service", "Job"]  # type: ignore[union-attr]
+    assert [action.manifest["kind"] for action in made.actions] == ["Job"]  # type: ignore[union-attr]
     assert world.stage(Stage.PERSONALIZE).state is StageState.SUCCEEDED
     assert world.stage(Stage.REINFORCE).state is StageState.RUNNING
 

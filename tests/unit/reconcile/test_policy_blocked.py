@@ -8,6 +8,7 @@ from datetime import timedelta
 import pytest
 
 from instructbooth.contract import Stage
+from instructbooth.reconcile.actions import Apply
 from instructbooth.reconcile.conditions import find
 from instructbooth.reconcile.observed import ChildJob, Evidence, Pod, Warning
 from instructbooth.reconcile.policies.blocked import blocker, look_again_seconds, overdue
@@ -101,6 +102,22 @@ def test_what_may_still_be_on_its_way_is_not_blocked(evidence: Evidence) -> None
 def test_ten_seconds_are_enough_to_start(ready: int, succeeded: int, seconds: int, late: bool) -> None:
     child = replace(CHILD, ready=ready, succeeded=succeeded)
     assert overdue(child, START + timedelta(seconds=seconds)) is late
+
+
+def test_there_is_nothing_to_look_at_before_the_job_controller_has_begun() -> None:
+    assert not overdue(replace(CHILD, started=None), START + timedelta(hours=1))
+
+
+@pytest.mark.parametrize(("volume", "mended"), [("mascot-spec", ["ConfigMap"]), ("pictures", [])])
+def test_a_snapshot_that_a_pod_waits_for_is_brought_back(volume: str, mended: list[str]) -> None:
+    world = World()
+    world.settle()
+    world.wait(10)
+    message = f'MountVolume.SetUp failed for volume "x": configmap "{volume}" not found'
+    world.evidence[P1] = Evidence((waiting("ContainerCreating", ""),), (Warning("p0", "FailedMount", message),))
+    made = world.plan()
+    assert [action.manifest["kind"] for action in made.actions if isinstance(action, Apply)] == mended
+    assert find(made.status.conditions, "Blocked") is not None
 
 
 def test_looking_again_gets_rarer() -> None:

@@ -1,0 +1,88 @@
+"""Lists of pods and events are shared by those who ask at about the same time."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from instructbooth_operator import looks
+from instructbooth_operator.looks import JOB_NAME, Pods, Warnings
+from instructbooth_operator.resources import EVENTS, PODS
+from tests.unit.operator.fake_api import FakeApi
+
+
+def pod(child: str) -> dict[str, Any]:
+    return {"metadata": {"name": f"{child}-0", "namespace": "lab", "labels": {JOB_NAME: child}}}
+
+
+def event(name: str, about: str, reason: str) -> dict[str, Any]:
+    made = {"metadata": {"name": name, "namespace": "lab"}, "involvedObject": {"name": about}}
+    return {**made, "reason": reason, "message": "", "lastTimestamp": name}
+
+
+def test_many_children_share_a_list() -> None:
+    api = FakeApi()
+    for child in ("a", "b"):
+        api.put(PODS, pod(child))
+
+    async def scenario() -> list[list[dict[str, Any]]]:
+        pods = Pods(api)  # type: ignore[arg-type]
+        return list(await asyncio.gather(*(pods.of("lab", child) for child in ("a", "b", "c"))))
+
+    found = asyncio.run(scenario())
+    assert [[obj["metadata"]["name"] for obj in some] for some in found] == [["a-0"], ["b-0"], []]
+    assert api.count("list", "pods") == 1
+
+
+def test_who_asks_while_a_list_is_under_way_is_not_told_of_the_past() -> None:
+    api = FakeApi()
+
+    async def scenario() -> list[dict[str, Any]]:
+        pods = Pods(api)  # type: ignore[arg-type]
+        first = asyncio.create_task(pods.of("lab", "a"))
+        while not api.requests:
+            await asyncio.sleep(0)
+        api.put(PODS, pod("a"))
+        assert await first == []
+        return await pods.of("lab", "a")
+
+    assert len(asyncio.run(scenario())) == 1
+
+
+def test_an_error_is_told_to_all_who_share_it_and_to_nobody_else() -> None:
+    api = FakeApi()
+
+    async def scenario() -> None:
+        pods = Pods(api)  # type: ignore[arg-type]
+
+        def trouble(verb: str, plural: str) -> None:
+            raise OSError("gone")
+
+        api.trouble = trouble
+        both = await asyncio.gather(pods.of("lab", "a"), pods.of("lab", "b"), return_exceptions=True)
+        assert [type(error) for error in both] == [OSError, OSError]
+        api.trouble = lambda verb, plural: None
+        assert await pods.of("lab", "a") == []
+
+    asyncio.run(scenario())
+
+
+def test_events_are_read_again_when_a_share_of_time_allows_it(monkeypatch: Any) -> None:
+    api = FakeApi()
+    for name, about, reason in (("1", "a", "FailedMount"), ("2", "a", "BackOff"), ("3", "b", "FailedCreate")):
+        api.put(EVENTS, event(name, about, reason))
+
+    async def scenario() -> None:
+        warnings = Warnings(api)  # type: ignore[arg-type]
+        monkeypatch.setattr(looks, "SHARE_OF_TIME", 1e-9)
+        told, other = await asyncio.gather(warnings.about("lab", ["a", "c"]), warnings.about("lab", ["b"]))
+        assert [warning.reason for warning in told] == ["BackOff", "FailedMount"], "the newest first"
+        assert [warning.reason for warning in other] == ["FailedCreate"]
+        assert api.count("list", "events") == 1
+        warnings._known.clear()
+        monkeypatch.setattr(looks, "SHARE_OF_TIME", 1e9)
+        for _ in range(2):
+            await warnings.about("lab", ["a"])
+        assert api.count("list", "events") == 3
+
+    asyncio.run(scenario())
