@@ -75,10 +75,11 @@ async def run(settings: Settings, now: Callable[[], datetime] = utc_now) -> None
             puller=puller,
             defaults=settings.trainer,
         )
-        registry = registry_for(cache, queue, freshness, started=lambda: _stop_on_signals(stop))
+        registry = registry_for(cache, queue, freshness)
+        watching = watch(registry, settings.namespaces, lambda: _stop_on_signals(stop))
         await first_of(
             tenure,
-            asyncio.create_task(watch(registry, settings.namespaces), name="watches"),
+            asyncio.create_task(watching, name="watches"),
             asyncio.create_task(resync.run(settings.resync_seconds), name="resync"),
             asyncio.create_task(puller.run(), name="progress"),
             *(asyncio.create_task(reconciler.work(), name=f"worker-{n}") for n in range(settings.workers)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -15,18 +16,9 @@ from instructbooth_operator.resync import SELECTOR
 from instructbooth_operator.workqueue import WorkQueue
 
 
-def registry_for(
-    cache: Cache, queue: WorkQueue[Key], freshness: Freshness, started: Callable[[], None]
-) -> kopf.OperatorRegistry:
-    """The handlers: put what was seen into the cache, and the job that it concerns into the queue.
-
-    `started` is called when kopf has, which begins by taking over the signals of the process.
-    """
+def registry_for(cache: Cache, queue: WorkQueue[Key], freshness: Freshness) -> kopf.OperatorRegistry:
+    """The handlers: put what was seen into the cache, and the job that it concerns into the queue."""
     registry = kopf.OperatorRegistry()
-
-    @kopf.on.startup(registry=registry)  # type: ignore[untyped-decorator]
-    async def startup(**_: Any) -> None:
-        started()
 
     @kopf.on.login(registry=registry)  # type: ignore[untyped-decorator]
     def login(**kwargs: Any) -> kopf.ConnectionInfo | None:
@@ -82,10 +74,13 @@ def settings() -> kopf.OperatorSettings:
     return chosen
 
 
-async def watch(registry: kopf.OperatorRegistry, namespaces: tuple[str, ...]) -> None:
-    """Watch for ever."""
+async def watch(
+    registry: kopf.OperatorRegistry, namespaces: tuple[str, ...], stop_on_signals: Callable[[], None]
+) -> None:
+    """Watch for ever. kopf takes the signals of the process; `stop_on_signals` takes them back."""
     logging.getLogger("kopf.objects").setLevel(logging.WARNING)  # one line for every event otherwise
-    await kopf.operator(
+    others = asyncio.all_tasks()
+    tasks = await kopf.spawn_tasks(
         registry=registry,
         settings=settings(),
         identity=Label.MANAGER,  # no peers see it; without it kopf asks for the user's name, which a bare uid has not
@@ -93,3 +88,6 @@ async def watch(registry: kopf.OperatorRegistry, namespaces: tuple[str, ...]) ->
         clusterwide=not namespaces,
         namespaces=list(namespaces),
     )
+    # On a signal kopf would wait five seconds for whatever else goes on in this process, and the Lease with it.
+    stop_on_signals()
+    await kopf.run_tasks(tasks, ignored=others)
