@@ -81,6 +81,7 @@ def test_who_waits_says_why_in_kueue_s_own_words(story):
 def test_the_preempted_job_goes_on_from_its_checkpoint_and_ends_with_the_same_bits(story, queue, tmp_path: Path):
     reasons = [(found.reason, found.message) for found in story.witness.queued(STOPPED)]
     assert any(reason == "Preempted" and "Preempted to accommodate a workload" in text for reason, text in reasons)
+    assert not any(found.reason == "Preempted" for found in story.witness.queued(CALM)), "there is no undisturbed run"
     resumed = re.search(r"reinforce: going on from step (\d+) of attempt (\d+)", story.log)
     assert resumed is not None
     assert int(resumed[1]) >= story.step_when_stopped
