@@ -59,15 +59,14 @@ def story(queue: str) -> Story:
         found = {name: lab.wait_finished(name, namespace=queue, seconds=900) for name in (CALM, STOPPED)}
     finished = {name: InstructBoothJobStatus.model_validate(job["status"]) for name, job in found.items()}
     child = lab.stage(found[STOPPED], "reinforce")["jobName"]
-    log = lab.kubectl("logs", f"job/{child}", "-n", queue)
+    log = lab.kubectl("logs", f"job/{child}", "-n", queue, check=False)
     return Story(witness, finished, step, log)
 
 
 def test_two_jobs_over_quota_run_one_after_the_other(story):
-    assert {name: status.phase for name, status in story.finished.items()} == {
-        CALM: Phase.SUCCEEDED,
-        STOPPED: Phase.SUCCEEDED,
-    }
+    for status in story.finished.values():
+        assert status.phase is Phase.SUCCEEDED, status.to_wire()
+    print(f"{len(story.witness.seen)} looks")
     assert [sight.running for sight in story.witness.seen if len(sight.running & {CALM, STOPPED}) > 1] == []
     assert {name for sight in story.witness.seen for name in sight.running} == {CALM, STOPPED, URGENT}
 
