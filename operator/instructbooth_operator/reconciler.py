@@ -27,6 +27,7 @@ FIRST_RETRY_SECONDS = 0.5
 MAX_RETRY_SECONDS = 60.0
 SETTLE_SECONDS = 2.0  # after which a pass that did something is followed by another, if nothing wakes it before
 LOOKS_PER_SECOND = 10.0  # at gangs that do not start; those that ended are looked at when they end
+ASKS_PER_SECOND = 5.0  # of Kueue, however many jobs wait in queues
 TRIES_TO_TELL = 5  # passes that may fail for the sake of events, one after the other: 15 seconds
 
 
@@ -51,6 +52,7 @@ class Reconciler:
         self._defaults = defaults
         self._failures: dict[Key, int] = {}
         self._looks = Turns[Key](LOOKS_PER_SECOND)
+        self._asks = Turns[Key](ASKS_PER_SECOND)
         self._untold: Counter[Key] = Counter()
         self._read: dict[Key, str] = {}  # jobs that were read from the API server itself, and their uid
 
@@ -85,6 +87,7 @@ class Reconciler:
             self._puller.watch(key, None)
             self._looks.forget(key)
             self._read.pop(key, None)
+            self._asks.forget(key)
             return None
         made = await self._plan(key, job)
         if self._hinges_on_truth(key, job, made):
@@ -153,7 +156,8 @@ class Reconciler:
             made = plan(job, observed, self._defaults)
             if made.look_at is None and made.ask_kueue is None:
                 return made
-            if made.requeue_after is not None and (wait := self._looks.wait(key)) > 0:
+            turns = self._asks if made.look_at is None else self._looks
+            if made.requeue_after is not None and (wait := turns.wait(key)) > 0:
                 return replace(made, look_at=None, requeue_after=wait)
             if made.look_at is not None:
                 evidence[made.look_at] = await self._observer.evidence(key.namespace, made.look_at)

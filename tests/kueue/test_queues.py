@@ -59,15 +59,14 @@ def story(queue: str) -> Story:
         found = {name: lab.wait_finished(name, namespace=queue, seconds=900) for name in (CALM, STOPPED)}
     finished = {name: InstructBoothJobStatus.model_validate(job["status"]) for name, job in found.items()}
     child = lab.stage(found[STOPPED], "reinforce")["jobName"]
-    log = lab.kubectl("logs", f"job/{child}", "-n", queue)
+    log = lab.kubectl("logs", f"job/{child}", "-n", queue, check=False)
     return Story(witness, finished, step, log)
 
 
 def test_two_jobs_over_quota_run_one_after_the_other(story):
-    assert {name: status.phase for name, status in story.finished.items()} == {
-        CALM: Phase.SUCCEEDED,
-        STOPPED: Phase.SUCCEEDED,
-    }
+    for status in story.finished.values():
+        assert status.phase is Phase.SUCCEEDED, status.to_wire()
+    print(f"{len(story.witness.seen)} looks")
     assert [sight.running for sight in story.witness.seen if len(sight.running & {CALM, STOPPED}) > 1] == []
     assert {name for sight in story.witness.seen for name in sight.running} == {CALM, STOPPED, URGENT}
 
@@ -81,6 +80,7 @@ def test_who_waits_says_why_in_kueue_s_own_words(story):
 def test_the_preempted_job_goes_on_from_its_checkpoint_and_ends_with_the_same_bits(story, queue, tmp_path: Path):
     reasons = [(found.reason, found.message) for found in story.witness.queued(STOPPED)]
     assert any(reason == "Preempted" and "Preempted to accommodate a workload" in text for reason, text in reasons)
+    assert not any(found.reason == "Preempted" for found in story.witness.queued(CALM)), "there is no undisturbed run"
     resumed = re.search(r"reinforce: going on from step (\d+) of attempt (\d+)", story.log)
     assert resumed is not None
     assert int(resumed[1]) >= story.step_when_stopped

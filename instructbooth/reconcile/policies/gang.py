@@ -110,7 +110,7 @@ def _next(scene: Scene, stage: StageStatus, child: ChildJob | None) -> Step:
         if retry.undecided(evidence) and scene.observed.now - child.failure.time < UNDECIDED_FOR:
             return Step(stage, requeue_after=GOING_SECONDS, queued=_queued(scene, child))
         diagnosis = retry.diagnose(stage.attempt, child.failure, evidence)
-        if _stopped_as_asked(child, diagnosis, evidence):
+        if _stopped_as_asked(stage, child, diagnosis, evidence):
             return Step(_restarting(stage), requeue_after=0.0, queued=_queued(scene, child))
         return _end(scene, stage, diagnosis)
     if child.deleting:
@@ -118,12 +118,13 @@ def _next(scene: Scene, stage: StageStatus, child: ChildJob | None) -> Step:
     return _watch(scene, stage, child, evidence)
 
 
-def _stopped_as_asked(child: ChildJob, diagnosis: Diagnosis, evidence: Evidence) -> bool:
+def _stopped_as_asked(stage: StageStatus, child: ChildJob, diagnosis: Diagnosis, evidence: Evidence) -> bool:
     """Whether the gang only did what suspending asks for, be it the user's or Kueue's. Nobody is charged for that.
 
     The Job controller may see the pods' exit code before they are gone, and gives a suspended child up for it: the
     resume is then a new attempt. Pods that ended after they were asked to go ended for that, some with a checkpoint,
-    some for want of their peers; and those that are gone were asked to go too.
+    some for want of their peers; and those that are gone were asked to go too. Kueue may let a child go again while
+    its former pods still save: until the whole gang has started anew, the stage is written down as waiting.
     """
     asked_first = all(
         pod.deletion_asked is not None and (pod.exit is None or pod.exit.time >= pod.deletion_asked)
@@ -131,7 +132,8 @@ def _stopped_as_asked(child: ChildJob, diagnosis: Diagnosis, evidence: Evidence)
         if pod.ended
     )
     blameless = diagnosis.cause is Cause.FAILURE and asked_first
-    return child.suspended and (blameless or diagnosis.cause is Cause.DISRUPTION)
+    stopped = child.suspended or stage.state is StageState.WAITING
+    return stopped and (blameless or diagnosis.cause is Cause.DISRUPTION)
 
 
 def _queued(scene: Scene, child: ChildJob | None = None) -> Waiting | None:
@@ -197,7 +199,8 @@ def _watch(scene: Scene, stage: StageStatus, child: ChildJob, evidence: Evidence
         return Step(_changed(stage, state=StageState.SUSPENDED), actions)
     if child.suspended:
         return Step(_changed(stage, state=StageState.RUNNING), (SetSuspend(child.name, False),))
-    stage = _changed(stage, state=StageState.RUNNING)
+    if stage.state is not StageState.WAITING or blocked.started(child):
+        stage = _changed(stage, state=StageState.RUNNING)
     if blocked.overdue(child, now):
         if evidence is None:
             return Step(stage, look_at=child.name, requeue_after=blocked.look_again_seconds(child, now))

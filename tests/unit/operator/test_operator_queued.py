@@ -99,7 +99,8 @@ def test_an_operator_that_may_not_ask_does_not(rig: Rig) -> None:
 
 
 def test_asking_takes_turns_and_the_status_does_not_wait_for_it(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rig.reconciler._looks, "wait", lambda key: 1.0)  # sooner than the pass that follows each write
+    # Not those of gangs that do not start; and sooner than the pass that follows each write.
+    monkeypatch.setattr(rig.reconciler._asks, "wait", lambda key: 1.0)
     child = rig.api.objects[JOBS.plural, P1]
     child["spec"]["suspend"] = False
     rig.cache.put(rig.api.put(JOBS, child))

@@ -323,6 +323,37 @@ def test_a_queued_gang_that_the_user_suspends_starts_anew_uncharged() -> None:
     assert (world.launched, world.stage(Stage.PERSONALIZE).restarts) == ([P1, P2], Restarts())
 
 
+@pytest.mark.parametrize("ready", [0, 1])
+def test_a_gang_that_kueue_lets_go_again_while_its_former_pods_still_save_is_not_charged(ready: int) -> None:
+    """Seen with Kueue 0.14 on a busy machine: who wanted the room went away within the grace of the pods."""
+    world = World(job_object(personalization={"nodes": 2}, runPolicy={"queueName": "team", "disruptionLimit": 0}))
+    world.settle()
+    admit(world, P1)
+    stop(world, P1)
+    world.settle()
+    world.change(P1, suspended=False, started=world.now, ready=ready)  # one rank may have come anew
+    world.settle()
+    assert world.status.phase is Phase.PERSONALIZING
+    assert world.stage(Stage.PERSONALIZE).state is StageState.WAITING
+    world.fail(P1, ExitCode.CHECKPOINTED)
+    world.settle()
+    stage = world.stage(Stage.PERSONALIZE)
+    assert (world.launched, stage.restarts, world.status.phase) == ([P1, P2], Restarts(), Phase.QUEUED)
+    admit(world, P2)
+    world.fail(P2, 1)  # but this one is
+    world.settle()
+    assert world.stage(Stage.PERSONALIZE).restarts == Restarts(failures=1)
+
+
+def test_a_queued_gang_that_fails_before_all_of_it_runs_is_charged() -> None:
+    world = started()
+    world.change(P1, suspended=False, started=world.now)
+    world.settle()
+    world.fail(P1, 1)
+    world.settle()
+    assert world.stage(Stage.PERSONALIZE).restarts == Restarts(failures=1)
+
+
 def test_what_the_user_suspends_while_kueue_stops_it_is_suspended_and_not_queued() -> None:
     world = started()
     admit(world, P1)
