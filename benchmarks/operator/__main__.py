@@ -21,7 +21,7 @@ from benchmarks.operator.plot import picture
 from benchmarks.operator.report import rows
 
 CONTENDERS: dict[str, type[Contender]] = {kind.name: kind for kind in (Ours, Kubeflow, Floor)}
-SECONDS_PER_JOB, SECONDS_AT_LEAST = 1.0, 300.0
+SECONDS_PER_JOB, SECONDS_AT_LEAST = 3.0, 600.0  # the machine may be busy
 
 
 def compare(plane: BenchPlane, count: int, names: list[str]) -> dict[str, Result]:

@@ -26,7 +26,7 @@ from instructbooth_operator.resources import Resource
 JsonObject = dict[str, Any]
 MANAGER = "instructbooth-operator"
 TIMEOUT_SECONDS = 30.0
-PAGE = 500
+PAGE = 100  # of child Jobs: 0.6 MB of JSON, 4 MiB parsed; the largest page is what memory peaks at
 
 JSON = "application/json"
 MERGE_PATCH = "application/merge-patch+json"

@@ -54,7 +54,7 @@ class Reconciler:
         self._looks = Turns[Key](LOOKS_PER_SECOND)
         self._asks = Turns[Key](ASKS_PER_SECOND)
         self._untold: Counter[Key] = Counter()
-        self._read: dict[Key, str] = {}  # jobs that were read from the API server itself, and their uid
+        self._written: dict[Key, str] = {}  # uid of the jobs whose status this process has written
 
     async def work(self) -> None:
         """Work on whatever comes, for ever. Nothing that goes wrong with one job ends it."""
@@ -86,8 +86,8 @@ class Reconciler:
         if job is None:
             self._puller.watch(key, None)
             self._looks.forget(key)
-            self._read.pop(key, None)
             self._asks.forget(key)
+            self._written.pop(key, None)
             return None
         made = await self._plan(key, job)
         if self._hinges_on_truth(key, job, made):
@@ -95,7 +95,6 @@ class Reconciler:
             fresh = await self._observer.refresh(key)
             if fresh is None:
                 return 0.0
-            self._read[key] = fresh["metadata"]["uid"]
             if version(fresh) != version(job):
                 job, made = fresh, await self._plan(key, fresh)
         done = False
@@ -113,6 +112,7 @@ class Reconciler:
                 await self._observer.refresh(key)  # the next pass decides on what is true
             raise
         if written:
+            self._written[key] = job["metadata"]["uid"]
             self._count(job, made.status)
         self._puller.watch(key, made.pull_from)
         if not (done or written):
@@ -123,15 +123,16 @@ class Reconciler:
     def _hinges_on_truth(self, key: Key, job: JsonObject, made: Plan) -> bool:
         """Whether a plan that was made from a late watch could do or say what is wrong.
 
-        Starting a gang cannot, once this process has read the job itself: since then only it has written the status,
-        and it knows what it wrote. (An edit that comes at the same moment is obeyed by the next pass, as it would be
-        if it came a moment later.)
+        To start a gang, and to tell good news, cannot be wrong once this process has written the status: its
+        precondition shuts out whatever an earlier process may still have under way, and since then only this one
+        writes, and knows what it wrote. (An edit of the spec that comes at the same moment is obeyed by the next pass,
+        as it would be if it came a moment later.)
         """
-        if any(event.type == "Warning" for event in made.events):
-            return True
-        if all(isinstance(action, Apply) for action in made.actions):
-            return bool(made.actions) and self._read.get(key) != job["metadata"]["uid"]
-        return True
+        if not (made.actions or made.events):
+            return False
+        starts = all(isinstance(action, Apply) for action in made.actions)
+        good = all(event.type == "Normal" for event in made.events)
+        return not (starts and good and self._written.get(key) == job["metadata"]["uid"])
 
     async def _tell(self, key: Key, job: JsonObject, event: Event) -> None:
         """Post an event, before the status that it tells of is written: afterwards a crash would lose it for ever.

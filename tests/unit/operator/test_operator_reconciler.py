@@ -272,13 +272,30 @@ def test_a_second_attempt_brings_back_a_service_that_somebody_deleted(rig: Rig) 
     assert created == ["services", "jobs"], "the snapshot was there and was not created again"
 
 
-def test_a_job_that_this_process_has_not_read_is_read_before_a_gang_is_started(rig: Rig) -> None:
+def test_a_job_that_this_process_has_not_written_is_read_before_a_gang_is_started(rig: Rig) -> None:
     rig.reconcile()
     rig.restart()
     _ends(rig, P1, "Complete")
     before = len(rig.api.requests)
     rig.reconcile()
     assert ("get", "instructboothjobs", "mascot") in rig.api.requests[before:]
+
+
+def test_no_good_news_is_told_twice_when_an_earlier_process_s_write_comes_late(rig: Rig) -> None:
+    """It had told and written that the stage began, and died; the write arrives after its successor has looked."""
+    rig.reconcile()
+    late = deepcopy(rig.api.objects[IBJ.plural, "mascot"])
+    rig.api.objects[IBJ.plural, "mascot"]["status"] = {}
+    rig.restart()
+    rig.cache = Cache()
+    rig.tell()
+    rig.restart()
+    rig.api.put(IBJ, late)
+    _ends(rig, P1, "Complete")
+    for _ in range(2):
+        rig.reconcile()
+    told = [obj["message"] for obj in rig.events()]
+    assert sorted(told) == sorted(set(told))
 
 
 def test_a_pass_that_did_something_is_followed_by_another(rig: Rig) -> None:
