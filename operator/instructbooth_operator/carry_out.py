@@ -63,8 +63,10 @@ class Hands:
         """Write what differs, unless somebody else has written since; False if nothing differs. Raises ApiError."""
         # As this version reads it: a default that a newer version added is no difference, least of all after the end.
         stored = job.get("status")
-        before = InstructBoothJobStatus.model_validate(stored).to_wire() if stored else {}
-        patch = merge_patch(before, status.to_wire())
+        before = InstructBoothJobStatus.model_validate(stored) if stored else None
+        if status == before:
+            return False
+        patch = merge_patch(before.to_wire() if before else {}, status.to_wire())
         if not patch:
             return False
         meta = job["metadata"]
