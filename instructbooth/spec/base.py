@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validator
@@ -49,11 +50,16 @@ class ApiModel(BaseModel):
     @classmethod
     def all_rules(cls) -> tuple[Rule, ...]:
         """The type's own rules, and those of the types that it extends."""
-        return tuple(rule for base in reversed(cls.__mro__) for rule in base.__dict__.get("rules", ()))
+        return _rules_of(cls)
 
     def to_wire(self) -> dict[str, Any]:
         """The object as the API server would store it: camelCase keys, JSON types, unset options left out."""
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+@cache  # the operator validates a spec at each pass, and looking the rules up took as long as all checks
+def _rules_of(kind: type[ApiModel]) -> tuple[Rule, ...]:
+    return tuple(rule for base in reversed(kind.__mro__) for rule in base.__dict__.get("rules", ()))
 
 
 def exactly_one(*fields: str, example: str) -> Rule:

@@ -63,8 +63,10 @@ class Hands:
     async def write_status(self, job: JsonObject, status: InstructBoothJobStatus) -> bool:
         """Write what differs, unless somebody else has written since; False if nothing differs. Raises ApiError."""
         # As this version reads it: a default that a newer version added is no difference, least of all after the end.
-        before = InstructBoothJobStatus.from_object(job).to_wire() if job.get("status") else {}
-        patch = merge_patch(before, status.to_wire())
+        before = InstructBoothJobStatus.from_object(job) if job.get("status") else None
+        if status == before:
+            return False
+        patch = merge_patch(before.to_wire() if before else {}, status.to_wire())
         if not patch:
             return False
         meta = job["metadata"]
