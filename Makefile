@@ -8,7 +8,7 @@ CLUSTER_SCRIPT := $(PYTHON) tests/cluster/cluster.py
 export CLUSTER
 
 .DEFAULT_GOAL := help
-.PHONY: help setup cluster cluster-down kubeconfig images demo test lint format types unit integration e2e e2e-kueue \
+.PHONY: help setup cluster cluster-down kubeconfig images demo test lint format types unit integration e2e e2e-kueue e2e-nodes \
         generate lock miniature bench bench-trainer bench-operator soak results results-quick chaos
 
 help: ## Explain the commands
@@ -75,6 +75,9 @@ e2e: $(STAMP) ## The whole product in the cluster (needs `make cluster`)
 e2e-kueue: $(STAMP) ## Queues against a real Kueue, built once, installed for the test alone (needs `make cluster`); nightly
 	@$(CLUSTER_SCRIPT) images operator trainer kueue
 	timeout 2100 $(BIN)/pytest tests/kueue
+
+e2e-nodes: $(STAMP) ## A rank loses its network, a node its power (needs the cluster that `make cluster` makes from source); nightly
+	timeout 2100 $(BIN)/pytest -s tests/nodes
 
 generate: $(STAMP) ## Write CRD, chart copy and field reference from instructbooth/spec
 	$(BIN)/python -m instructbooth.generate

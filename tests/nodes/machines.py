@@ -1,0 +1,81 @@
+"""What can happen to a machine: its power fails, or a pod's network does."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from pathlib import Path
+
+from raising import cgroups
+from raising.processes import running_pid
+from raising.settings import CGROUP, NODES, PIDS, Node
+
+from tests.e2e import lab
+
+NODE_LABEL = "instructbooth.io/test-node"
+
+
+def node_without_storage() -> str:
+    """The real node that MinIO does not run on."""
+    pods = lab.get("pods", namespace=lab.SYSTEM, selector="app.kubernetes.io/component=minio")
+    taken = {pod["spec"].get("nodeName") for pod in pods}
+    assert len(taken) == 1, f"MinIO should run on one node, not on {sorted(map(str, taken))}"
+    return next(node.name for node in NODES if node.name not in taken)
+
+
+def power_off(name: str) -> None:
+    """End all that runs on a node at once, its kubelet first: nobody is left to report what became of the pods."""
+    node = next(node for node in NODES if node.name == name)
+    for component in (f"kubelet-{name}", f"containerd-{name}"):
+        pid = running_pid(PIDS / component)
+        assert pid is not None, f"{component} does not run"
+        os.kill(pid, signal.SIGKILL)
+    # Containers, and who watches over them: a shim lives outside of its pod's cgroup.
+    while pids := _in_cgroup(node) | _shims(node):
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def _in_cgroup(node: Node) -> set[int]:
+    pids: set[int] = set()
+    for tree in cgroups.hierarchies():
+        for directory, _, _ in os.walk(tree / CGROUP / node.name):
+            with contextlib.suppress(OSError):  # a cgroup may go while we look
+                pids.update(int(word) for word in (Path(directory) / "cgroup.procs").read_text().split())
+    return {pid for pid in pids if _lives(pid)}
+
+
+def _shims(node: Node) -> set[int]:
+    found = set()
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+            if b"containerd-shim" in words[0] and str(node.socket).encode() in words:
+                found.add(int(entry.name))
+    return {pid for pid in found if _lives(pid)}
+
+
+def _lives(pid: int) -> bool:
+    """Whether it is there and not a zombie that only waits to be reaped."""
+    try:
+        return (Path("/proc") / str(pid) / "stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def bring_back() -> None:
+    """Start whatever does not run, and wait until each node is ready."""
+    lab.run("python3", "tests/cluster/cluster.py", "up", timeout=600)
+    lab.kubectl("wait", "--for=condition=Ready", "node", *(node.name for node in NODES), "--timeout=120s")
+
+
+def cut_network(pod: str) -> None:
+    """Take a running pod's only link down. Its processes live on, and no packet tells anybody."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if f"HOSTNAME={pod}".encode() in (entry / "environ").read_bytes().split(b"\0"):
+                lab.run("nsenter", "--target", entry.name, "--net", "ip", "link", "set", "eth0", "down")
+                return
+    raise AssertionError(f"no process of {pod} on this machine")
