@@ -58,6 +58,8 @@ def plan(job: Mapping[str, Any], observed: Observed, defaults: TrainerDefaults) 
         mistakes = invalid_spec.conflicts(resolved.spec)
     except ValidationError as error:
         mistakes = invalid_spec.validation_messages(error)
+        if old.start_time is not None or observed.children or skew.checked_at_apply(error):
+            return _held(job, old, skew.misread(mistakes), observed.now)
     if mistakes:
         return _invalid(job, old, mistakes, observed.now)
     if unknown and old.start_time is None and not observed.children:

@@ -26,6 +26,11 @@ class Phase(StrEnum):
     SUCCEEDED = "Succeeded"
     FAILED = "Failed"
 
+    @classmethod
+    def _missing_(cls, value: object) -> Phase:
+        """A phase of a later version: it is worked out anew at each look, so any that is not final will do."""
+        return cls.PENDING
+
 
 class StageState(StrEnum):
     """Where a stage stands."""
@@ -36,6 +41,11 @@ class StageState(StrEnum):
     SUSPENDED = "Suspended"
     SUCCEEDED = "Succeeded"
     FAILED = "Failed"
+
+    @classmethod
+    def _missing_(cls, value: object) -> StageState:
+        """A state of a later version: it has not ended, so its child says how it is."""
+        return cls.RUNNING
 
 
 class Condition(ApiModel):

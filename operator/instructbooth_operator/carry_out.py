@@ -53,6 +53,7 @@ class Hands:
                 await self._delete_child(job, name)
             case ForgetPod(name, uid):
                 await self._forget_pod(namespace, name, uid)
+                return False  # it goes when its finalizers let it, which nobody would be told of
             case DeleteSelf():
                 meta = job["metadata"]
                 as_seen = {field: meta[field] for field in ("uid", "resourceVersion")}

@@ -7,18 +7,24 @@ list for each child that asks would cost N times N. So those who ask at about th
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
 from instructbooth.reconcile.observed import Warning
+from instructbooth.reconcile.policies.blocked import TELLING
 from instructbooth_operator.api import Api
-from instructbooth_operator.resources import EVENTS, PODS, Resource
+from instructbooth_operator.errors import ApiError
+from instructbooth_operator.resources import EVENTS, PODS
+
+log = logging.getLogger(__name__)
 
 JsonObject = dict[str, Any]
 JOB_NAME = "batch.kubernetes.io/job-name"
 COMPANY_SECONDS = 0.05, 1.0  # for which a list waits for others to join it: as long as the last one took, within bounds
-SHARE_OF_TIME = 0.05  # that is spent on lists of events, at most
+SHARE_OF_TIME = 0.05  # that is spent on lists of events, unless they would be older than
+OLDEST_SECONDS = 15.0
 MAX_WARNINGS = 20
 
 
@@ -57,8 +63,9 @@ class Pods:
         began = clock()
         selector = f"{JOB_NAME} in ({','.join(sorted(children))})"
         found: dict[str, list[JsonObject]] = {child: [] for child in children}
-        for pod in await _all(self._api, PODS, namespace, labelSelector=selector):
-            found[pod["metadata"]["labels"][JOB_NAME]].append(pod)
+        async for page in self._api.list(PODS, namespace, labelSelector=selector):
+            for pod in page["items"]:
+                found[pod["metadata"]["labels"][JOB_NAME]].append(pod)
         self._took = clock() - began
         return found
 
@@ -69,31 +76,42 @@ class Warnings:
     def __init__(self, api: Api) -> None:
         self._api = api
         self._known: dict[str, tuple[float, dict[str, list[Warning]]]] = {}
-        self._one_at_a_time = asyncio.Lock()
+        self._listing: dict[str, asyncio.Lock] = {}
 
     async def about(self, namespace: str, names: list[str]) -> tuple[Warning, ...]:
-        """The newest warnings about each of some objects. Raises ApiError."""
+        """The newest warnings about each of some objects; where none can be read, what was known: they only explain."""
         clock = asyncio.get_running_loop().time
-        async with self._one_at_a_time:
+        async with self._listing.setdefault(namespace, asyncio.Lock()):
             until, known = self._known.get(namespace, (0.0, {}))
             if clock() >= until:
                 began = clock()
-                known = await self._list(namespace)
-                self._known = {name: held for name, held in self._known.items() if held[0] > clock()}
-                self._known[namespace] = clock() + (clock() - began) / SHARE_OF_TIME, known
+                try:
+                    known = await self._list(namespace)
+                except ApiError as error:
+                    log.warning("the events of %s cannot be read: %s", namespace, error)
+                    until = clock() + OLDEST_SECONDS
+                else:
+                    until = clock() + min((clock() - began) / SHARE_OF_TIME, OLDEST_SECONDS)
+                self._forget_old(clock())
+                self._known[namespace] = until, known
         return tuple(warning for name in names for warning in known.get(name, ())[:MAX_WARNINGS])
 
     async def _list(self, namespace: str) -> dict[str, list[Warning]]:
         # That a pod found no node is in its conditions, and in a full cluster there are thousands of those.
         selector = "type=Warning,reason!=FailedScheduling"
-        events = await _all(self._api, EVENTS, namespace, fieldSelector=selector)
-        events.sort(key=lambda event: event.get("lastTimestamp") or event.get("eventTime") or "", reverse=True)
+        told: list[tuple[str, Warning]] = []
+        async for page in self._api.list(EVENTS, namespace, fieldSelector=selector):
+            for event in page["items"]:
+                if event.get("reason") in TELLING:  # others' are many, and would fill the memory
+                    name = event["involvedObject"].get("name", "")
+                    time = event.get("lastTimestamp") or event.get("eventTime") or ""
+                    told.append((time, Warning(name, event["reason"], event.get("message", ""))))
+        told.sort(key=lambda pair: pair[0], reverse=True)
         found: defaultdict[str, list[Warning]] = defaultdict(list)
-        for event in events:
-            name = event["involvedObject"].get("name", "")
-            found[name].append(Warning(name, event.get("reason", ""), event.get("message", "")))
+        for _, warning in told:
+            found[warning.object_name].append(warning)
         return found
 
-
-async def _all(api: Api, resource: Resource, namespace: str, **query: str) -> list[JsonObject]:
-    return [item async for page in api.list(resource, namespace, **query) for item in page["items"]]
+    def _forget_old(self, now: float) -> None:
+        self._known = {name: held for name, held in self._known.items() if held[0] > now}
+        self._listing = {name: lock for name, lock in self._listing.items() if lock.locked() or name in self._known}

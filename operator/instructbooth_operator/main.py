@@ -20,7 +20,7 @@ from instructbooth_operator.cache import Cache, Key
 from instructbooth_operator.carry_out import Hands
 from instructbooth_operator.freshness import Freshness
 from instructbooth_operator.lease import Lease, LeaseLost
-from instructbooth_operator.metrics import JobCollector
+from instructbooth_operator.metrics import JobCollector, stand_by
 from instructbooth_operator.observe import Observer, utc_now
 from instructbooth_operator.progress import ProgressPuller
 from instructbooth_operator.reconciler import Reconciler
@@ -44,6 +44,7 @@ async def run(settings: Settings, now: Callable[[], datetime] = utc_now) -> None
         collector = JobCollector(cache)
         REGISTRY.register(collector)
         stack.callback(REGISTRY.unregister, collector)
+        stack.callback(stand_by)
         # A way of its own to the API server: renewals wait for no other request.
         election = await stack.enter_async_context(Api(*ELECTION_RATE, timeout=ELECTION_TIMEOUT_SECONDS))
         lease = Lease(election, settings.lease, settings.lease_namespace, settings.identity)

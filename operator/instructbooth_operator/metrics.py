@@ -38,6 +38,12 @@ for _stage in STAGES:
         RESTARTS.labels(_stage.value, _cause)
 
 
+def stand_by() -> None:
+    """This replica watches and works no more: what it measured then must not look like the present."""
+    for gauge in (LOOP_LAG, LOOP_TASKS, WATCH_LAG, QUEUE):
+        gauge.set(0)
+
+
 class JobCollector(Collector):
     """Metrics about jobs, from the cache."""
 

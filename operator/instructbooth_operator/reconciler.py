@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 FIRST_RETRY_SECONDS = 0.5
 MAX_RETRY_SECONDS = 60.0
-SETTLE_SECONDS = 2.0  # after which a pass that did something is followed by another, if nothing wakes it before
+SETTLE_SECONDS = 2.0  # after which a pass that changed a child is followed by another, if nothing wakes it before
 LOOKS_PER_SECOND = 10.0  # at gangs that do not start; those that ended are looked at when they end
 ASKS_PER_SECOND = 5.0  # of Kueue, however many jobs wait in queues
 TRIES_TO_TELL = 5  # passes that may fail for the sake of events, one after the other: 15 seconds
@@ -115,9 +115,9 @@ class Reconciler:
             self._written[key] = job["metadata"]["uid"]
             self._count(job, made.status)
         self._puller.watch(key, made.pull_from)
-        if not (done or written):
+        if not done:  # a status is only written if nobody has written since: its echo has nothing new
             return made.requeue_after
-        # The echo of an own write wakes nobody, and what it may have shown beside is seen now.
+        # The echo of a child's write wakes nobody, and what it may have shown beside is seen now.
         return SETTLE_SECONDS if made.requeue_after is None else min(made.requeue_after, SETTLE_SECONDS)
 
     def _hinges_on_truth(self, key: Key, job: JsonObject, made: Plan) -> bool:

@@ -22,6 +22,10 @@ _IMAGE_ERRORS = frozenset(
     {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"}
 )
 NOT_MOUNTED = "VolumeNotMounted"
+_MOUNT_WARNINGS = frozenset({"FailedMount", "FailedAttachVolume"})
+_CREATE_WARNING = "FailedCreate"
+TELLING = _MOUNT_WARNINGS | {_CREATE_WARNING}
+"""Reasons of those warnings that `blocker` understands."""
 # Reasons whose words change all the time without saying anything new: the first words are kept.
 CHATTY = frozenset({"ImagePullFailed", "Unschedulable"})
 
@@ -70,10 +74,10 @@ def blocker(spec: InstructBoothJobSpec, stage: Stage, child: ChildJob, evidence:
             )
             return Blocker("Unschedulable", f"{pod.unschedulable}; {way_out}")
     for warning in evidence.warnings:
-        if warning.reason in ("FailedMount", "FailedAttachVolume"):
+        if warning.reason in _MOUNT_WARNINGS:
             way_out = "create the ConfigMap or claim that the spec names, in the job's namespace; the pod then starts"
             return Blocker(NOT_MOUNTED, f"{warning.message}; {way_out}")
-        if warning.reason == "FailedCreate" and not evidence.pods:
+        if warning.reason == _CREATE_WARNING and not evidence.pods:
             way_out = "the namespace's quota, pod security or admission forbids the pod; it is tried again"
             return Blocker("PodsNotCreated", f"{warning.message}; {way_out}")
     return None

@@ -123,8 +123,7 @@ def _stopped_as_asked(stage: StageStatus, child: ChildJob, diagnosis: Diagnosis,
 
     The Job controller may see the pods' exit code before they are gone, and gives a suspended child up for it: the
     resume is then a new attempt. Pods that ended after they were asked to go ended for that, some with a checkpoint,
-    some for want of their peers; and those that are gone were asked to go too. Kueue may let a child go again while
-    its former pods still save: until the whole gang has started anew, the stage is written down as waiting.
+    some for want of their peers; and those that are gone were asked to go too.
     """
     asked_first = all(
         pod.deletion_asked is not None and (pod.exit is None or pod.exit.time >= pod.deletion_asked)
@@ -132,8 +131,21 @@ def _stopped_as_asked(stage: StageStatus, child: ChildJob, diagnosis: Diagnosis,
         if pod.ended
     )
     blameless = diagnosis.cause is Cause.FAILURE and asked_first
-    stopped = child.suspended or stage.state is StageState.WAITING
+    stopped = child.suspended or _let_go_again(stage, child, evidence)
     return stopped and (blameless or diagnosis.cause is Cause.DISRUPTION)
+
+
+def _let_go_again(stage: StageStatus, child: ChildJob, evidence: Evidence) -> bool:
+    """Whether Kueue stopped this attempt, let it go while its former pods still saved, and its gang is not whole yet.
+
+    A stage that Kueue lets go for the first time waits for its whole gang too. But it has made no progress, and none of
+    its pods was asked to go before it began. What befalls those is charged: else they would begin anew for ever.
+    """
+    if stage.state is not StageState.WAITING:
+        return False
+    asked = [pod.deletion_asked for pod in evidence.pods if pod.deletion_asked is not None]
+    former = child.started is not None and any(time <= child.started for time in asked)
+    return former or stage.progress is not None
 
 
 def _queued(scene: Scene, child: ChildJob | None = None) -> Waiting | None:
@@ -282,10 +294,15 @@ def _restart(scene: Scene, stage: StageStatus, child: ChildJob | None) -> Step:
     if child.deleting:
         return _clear_away(scene, stage, child)
     if child.failure is not None:
-        wait = retry.backoff(stage.failure, stage.restarts) - elapsed(child.failure.time, scene.observed.now)
+        wait = retry.backoff(_own_failure(stage), stage.restarts) - elapsed(child.failure.time, scene.observed.now)
         if wait.total_seconds() > 0:
             return Step(stage, requeue_after=wait.total_seconds())
     return Step(stage, (DeleteChild(child.name),))
+
+
+def _own_failure(stage: StageStatus) -> Failure | None:
+    """How this attempt ended, if it failed. The status keeps the failure of an earlier one when nobody is charged."""
+    return stage.failure if stage.failure is not None and stage.failure.attempt == stage.attempt else None
 
 
 def _clear_away(scene: Scene, stage: StageStatus, child: ChildJob) -> Step:
@@ -295,7 +312,8 @@ def _clear_away(scene: Scene, stage: StageStatus, child: ChildJob) -> Step:
     """
     now = scene.observed.now
     due = (child.deleted or now) + timedelta(seconds=GRACE_SECONDS) + ASTRAY_AFTER
-    known = stage.failure is not None and stage.failure.reason == retry.NODE_LOST
+    failure = _own_failure(stage)
+    known = failure is not None and failure.reason == retry.NODE_LOST
     if now < due and not known:
         return Step(stage, requeue_after=(due - now).total_seconds())
     evidence = scene.observed.evidence.get(child.name)

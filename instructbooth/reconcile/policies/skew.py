@@ -2,7 +2,9 @@
 
 The API server has checked them and writes their defaults into every job, those that run included. So a field that is
 not known here is no mistake of the user's. A run that has begun goes on as what it resolved to; one that has not waits
-for an operator that knows what the field asks for.
+for an operator that knows what the field asks for. Nor is a value a mistake that the definition allows and this
+version does not (a wider bound, one more choice): whatever has begun then runs on, unattended, until one comes that
+can read it.
 """
 
 from __future__ import annotations
@@ -33,11 +35,27 @@ def read(job: Mapping[str, Any]) -> tuple[ResolvedJob, list[str]]:
         return ResolvedJob.from_object(job, extra="ignore"), unknown
 
 
+_SCHEMA_ERRORS = frozenset(
+    {"enum", "literal_error", "less_than_equal", "greater_than_equal", "less_than", "greater_than"}
+)
+
+
+def checked_at_apply(error: ValidationError) -> bool:
+    """Whether all that is wrong is what the API server checks by the definition: then that one allows it."""
+    return all(each["type"] in _SCHEMA_ERRORS | {"extra_forbidden"} for each in error.errors())
+
+
+def misread(mistakes: list[str]) -> Blocker:
+    """What a job waits for whose values this version does not know."""
+    return Blocker(REASON, f"{_some(mistakes)}: the definition is newer than the operator; upgrade the operator")
+
+
 def blocker(unknown: list[str]) -> Blocker:
     """What a job waits for that has not begun."""
-    named = ", ".join(unknown[:MOST_NAMED])
-    more = f" and {len(unknown) - MOST_NAMED} more" if len(unknown) > MOST_NAMED else ""
-    message = (
-        f"{named}{more}: the definition is newer than the operator, which does not know this yet; upgrade the operator"
-    )
-    return Blocker(REASON, message)
+    message = "the definition is newer than the operator, which does not know this yet; upgrade the operator"
+    return Blocker(REASON, f"{_some(unknown)}: {message}")
+
+
+def _some(named: list[str]) -> str:
+    more = f" and {len(named) - MOST_NAMED} more" if len(named) > MOST_NAMED else ""
+    return ", ".join(named[:MOST_NAMED]) + more

@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 from instructbooth_operator import looks
+from instructbooth_operator.errors import ApiError
 from instructbooth_operator.looks import JOB_NAME, Pods, Warnings
 from instructbooth_operator.resources import EVENTS, PODS
 from tests.unit.operator.fake_api import FakeApi
@@ -69,14 +70,20 @@ def test_an_error_is_told_to_all_who_share_it_and_to_nobody_else() -> None:
 
 def test_events_are_read_again_when_a_share_of_time_allows_it(monkeypatch: Any) -> None:
     api = FakeApi()
-    for name, about, reason in (("1", "a", "FailedMount"), ("2", "a", "BackOff"), ("3", "b", "FailedCreate")):
+    told = (
+        ("1", "a", "FailedMount"),
+        ("2", "a", "FailedAttachVolume"),
+        ("3", "b", "FailedCreate"),
+        ("4", "a", "BackOff"),
+    )
+    for name, about, reason in told:
         api.put(EVENTS, event(name, about, reason))
 
     async def scenario() -> None:
         warnings = Warnings(api)  # type: ignore[arg-type]
         monkeypatch.setattr(looks, "SHARE_OF_TIME", 1e-9)
         told, other = await asyncio.gather(warnings.about("lab", ["a", "c"]), warnings.about("lab", ["b"]))
-        assert [warning.reason for warning in told] == ["BackOff", "FailedMount"], "the newest first"
+        assert [warning.reason for warning in told] == ["FailedAttachVolume", "FailedMount"], "the newest first"
         assert [warning.reason for warning in other] == ["FailedCreate"]
         assert api.count("list", "events") == 1
         warnings._known.clear()
@@ -84,5 +91,38 @@ def test_events_are_read_again_when_a_share_of_time_allows_it(monkeypatch: Any) 
         for _ in range(2):
             await warnings.about("lab", ["a"])
         assert api.count("list", "events") == 3
+
+    asyncio.run(scenario())
+
+
+def test_events_that_cannot_be_read_hold_nobody_up(monkeypatch: Any) -> None:
+    api = FakeApi()
+    api.put(EVENTS, event("1", "a", "FailedMount"))
+    monkeypatch.setattr(looks, "SHARE_OF_TIME", 1e9)
+
+    def trouble(verb: str, plural: str) -> None:
+        raise ApiError(503, "ServiceUnavailable", "the server is currently unable to handle the request")
+
+    async def scenario() -> None:
+        warnings = Warnings(api)  # type: ignore[arg-type]
+        api.trouble = trouble
+        found = await asyncio.gather(*(warnings.about("lab", ["a"]) for _ in range(16)))
+        assert found == [()] * 16
+        assert api.count("list", "events") == 1, "the others do not find out for themselves"
+
+    asyncio.run(scenario())
+
+
+def test_a_slow_list_of_one_namespace_holds_up_no_other() -> None:
+    api = FakeApi()
+
+    async def scenario() -> None:
+        warnings = Warnings(api)  # type: ignore[arg-type]
+        warnings._listing["slow"] = lock = asyncio.Lock()
+        async with lock:
+            waiting = asyncio.create_task(warnings.about("slow", ["a"]))
+            assert await asyncio.wait_for(warnings.about("lab", ["a"]), 5) == ()
+            assert not waiting.done()
+        await waiting
 
     asyncio.run(scenario())

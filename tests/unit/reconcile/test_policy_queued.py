@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -324,18 +325,27 @@ def test_a_queued_gang_that_the_user_suspends_starts_anew_uncharged() -> None:
 
 
 @pytest.mark.parametrize("ready", [0, 1])
-def test_a_gang_that_kueue_lets_go_again_while_its_former_pods_still_save_is_not_charged(ready: int) -> None:
+@pytest.mark.parametrize("seen", [True, False], ids=["pods are seen", "pods are gone"])
+def test_a_gang_that_kueue_lets_go_again_while_its_former_pods_still_save_is_not_charged(
+    seen: bool, ready: int
+) -> None:
     """Seen with Kueue 0.14 on a busy machine: who wanted the room went away within the grace of the pods."""
     world = World(job_object(personalization={"nodes": 2}, runPolicy={"queueName": "team", "disruptionLimit": 0}))
     world.settle()
     admit(world, P1)
+    if not seen:  # then its progress tells that it had begun
+        world.progress[P1] = Progress(step=1, total=10)
+        world.settle()
     stop(world, P1)
     world.settle()
     world.change(P1, suspended=False, started=world.now, ready=ready)  # one rank may have come anew
     world.settle()
     assert world.status.phase is Phase.PERSONALIZING
     assert world.stage(Stage.PERSONALIZE).state is StageState.WAITING
-    world.fail(P1, ExitCode.CHECKPOINTED)
+    pods = (pod(0, ExitCode.CHECKPOINTED, world, asked=-1, ended=1.0),) if seen else ()
+    world.end(P1, *pods)
+    said = f"Container trainer for pod lab/p0 failed with exit code {ExitCode.CHECKPOINTED} matching FailJob rule"
+    world.change(P1, failure=ChildFailure("PodFailurePolicy", said, world.now))
     world.settle()
     stage = world.stage(Stage.PERSONALIZE)
     assert (world.launched, stage.restarts, world.status.phase) == ([P1, P2], Restarts(), Phase.QUEUED)
@@ -345,13 +355,47 @@ def test_a_gang_that_kueue_lets_go_again_while_its_former_pods_still_save_is_not
     assert world.stage(Stage.PERSONALIZE).restarts == Restarts(failures=1)
 
 
-def test_a_queued_gang_that_fails_before_all_of_it_runs_is_charged() -> None:
+@pytest.mark.parametrize(
+    ("fields", "charged"),
+    [
+        ({"exit": 1}, Restarts(failures=1)),
+        ({"disruption": "preempted"}, Restarts(disruptions=1)),
+        ({"disruption": "drained", "asked": 5}, Restarts(disruptions=1)),
+        (None, Restarts(failures=1)),
+    ],
+    ids=["exit", "disruption", "drained", "gone"],
+)
+def test_what_befalls_a_queued_gang_before_all_of_it_runs_is_charged(
+    fields: dict[str, Any] | None, charged: Restarts
+) -> None:
+    """Else it would begin anew for ever: nobody has stopped it yet."""
     world = started()
     world.change(P1, suspended=False, started=world.now)
     world.settle()
+    pods = []
+    if fields is not None:
+        made = pod(0, fields.get("exit"), world, asked=fields.get("asked"), ended=6)
+        if said := fields.get("disruption"):
+            made = replace(made, phase="Failed", disruption=said, disrupted=world.now)
+        pods = [made]
+    world.end(P1, *pods)
+    world.settle()
+    assert world.stage(Stage.PERSONALIZE).restarts == charged
+
+
+def test_an_earlier_failure_delays_no_restart_that_is_not_charged() -> None:
+    world = started()
+    admit(world, P1)
     world.fail(P1, 1)
     world.settle()
-    assert world.stage(Stage.PERSONALIZE).restarts == Restarts(failures=1)
+    world.wait(5)
+    world.settle()
+    admit(world, P2)
+    stop(world, P2)
+    world.settle()
+    world.fail(P2, ExitCode.CHECKPOINTED)
+    world.settle()
+    assert world.launched[-1] == "mascot-personalize-3"
 
 
 def test_what_the_user_suspends_while_kueue_stops_it_is_suspended_and_not_queued() -> None:

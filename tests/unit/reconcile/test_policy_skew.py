@@ -86,6 +86,42 @@ def test_mistakes_that_this_version_knows_are_mistakes_still() -> None:
     assert "sharpness" not in failed.message
 
 
+@pytest.mark.parametrize(
+    ("policy", "said"),
+    [
+        ({"backoffLimit": 10_000}, "spec.runPolicy.backoffLimit: Input should be less than or equal to 100"),
+        ({"stallTimeoutSeconds": 10}, "spec.runPolicy: stallTimeoutSeconds: must be 0 (never) or at least 30"),
+    ],
+)
+def test_a_value_that_only_a_newer_definition_allows_ends_no_run(policy: dict[str, int], said: str) -> None:
+    world = World()
+    world.settle()
+    world.run("mascot-personalize-1")
+    world.settle()
+    world.edit(**policy)
+    world.settle()
+    assert (world.status.phase, list(world.children)) == (Phase.PERSONALIZING, ["mascot-personalize-1"])
+    blocked = find(world.status.conditions, "Blocked")
+    assert blocked is not None
+    assert blocked.message.startswith(said)
+    world.complete("mascot-personalize-1")
+    world.settle()
+    assert world.launched == ["mascot-personalize-1"]  # what comes next may hinge on it
+    world.edit(backoffLimit=3, stallTimeoutSeconds=30)
+    world.settle()
+    assert world.launched == ["mascot-personalize-1", "mascot-reinforce-1"]
+
+
+def test_a_choice_that_only_a_newer_definition_has_makes_a_new_job_wait() -> None:
+    world = World()
+    world.job["spec"]["model"]["family"] = "stable-diffusion-9"
+    world.settle()
+    assert (world.launched, world.status.phase) == ([], Phase.PENDING)
+    blocked = find(world.status.conditions, "Blocked")
+    assert blocked is not None
+    assert (blocked.status, blocked.reason) == ("True", "NewerDefinition")
+
+
 def test_a_finished_job_s_time_to_live_is_read_beside_fields_to_come() -> None:
     world = World(job_object(runPolicy={"ttlSecondsAfterFinished": 60}))
     world.settle()
@@ -127,6 +163,11 @@ FAILED_STAGE = {
             {"phase": "Personalizing", "queue": {"position": 3}, "stages": [OLD_STAGE | {"gpuHours": 1.5}]},
             {"phase": Phase.PERSONALIZING, "stages.0.attempt": 1},
             id="fields to come",
+        ),
+        pytest.param(
+            {"phase": "Draining", "stages": [OLD_STAGE | {"state": "Draining"}]},
+            {"phase": Phase.PENDING, "stages.0.state": StageState.RUNNING},
+            id="words to come",
         ),
         pytest.param(
             {"stages": [OLD_STAGE | {"progress": {"step": 3, "total": 9, "epoch": 1}}]},
