@@ -242,13 +242,19 @@ def test_a_user_s_mistake_is_one_while_suspended_too() -> None:
     assert world.status.phase is Phase.FAILED
 
 
-def test_a_preempted_gang_goes_on_as_the_same_attempt_and_nobody_is_charged() -> None:
+def preempted() -> World:
+    """A job that Kueue stops 50 s after it began. Nothing is forgiven to it, and it may run for 60 s."""
     world = started(disruptionLimit=0, backoffLimit=0, activeDeadlineSeconds=60)
     admit(world, P1)
     world.wait(50)
     stop(world, P1)
     world.waiting[P1] = Waiting("Preempted", PREEMPTED)
     world.settle()
+    return world
+
+
+def test_a_preempted_gang_goes_on_as_the_same_attempt_and_nobody_is_charged() -> None:
+    world = preempted()
     assert (world.status.phase, world.status.active_seconds, world.status.active_since) == (Phase.QUEUED, 50, None)
     assert world.stage(Stage.PERSONALIZE).state is StageState.WAITING
     assert (condition(world, "Queued").reason, condition(world, "Queued").message) == ("Preempted", PREEMPTED)
@@ -263,12 +269,7 @@ def test_a_preempted_gang_goes_on_as_the_same_attempt_and_nobody_is_charged() ->
 
 def test_a_preempted_gang_that_is_given_up_waits_on_as_a_new_attempt() -> None:
     """Its exit code was seen before its pods were gone. The clock does not run in between, nor is anybody charged."""
-    world = started(disruptionLimit=0, backoffLimit=0, activeDeadlineSeconds=60)
-    admit(world, P1)
-    world.wait(50)
-    stop(world, P1)
-    world.waiting[P1] = Waiting("Preempted", PREEMPTED)
-    world.settle()
+    world = preempted()
     world.fail(P1, ExitCode.CHECKPOINTED)
     for _ in range(6):  # step by step: the end is written, the child deleted, the next one made
         world.reconcile()
