@@ -217,9 +217,26 @@ def running(folder: Path) -> Iterator[ControlPlane]:
         plane.wait("the CRD", lambda: "instructbooth.io" in str(plane.request("GET", "/apis")))
         plane.start_controllers()
         _grant(plane)
+        _wait_for_garbage_collector(plane)
         yield plane
     finally:
         plane.stop()
+
+
+def _wait_for_garbage_collector(plane: ControlPlane) -> None:
+    """On a busy machine it needs a minute or two to begin, and until then nothing that is deleted goes."""
+    path = "/api/v1/namespaces/default/configmaps"
+    plane.wait("the namespace default", lambda: "default" in str(plane.request("GET", "/api/v1/namespaces")))
+    owner = plane.request("POST", path, {"metadata": {"name": "owner"}})["metadata"]
+    reference = {"apiVersion": "v1", "kind": "ConfigMap", "name": "owner", "uid": owner["uid"]}
+    plane.request("POST", path, {"metadata": {"name": "owned", "ownerReferences": [reference]}})
+    plane.request("DELETE", f"{path}/owner", {"propagationPolicy": "Background"})
+    left = {"owner", "owned"}
+
+    def collected() -> bool:
+        return not left & {item["metadata"]["name"] for item in plane.request("GET", path)["items"]}
+
+    plane.wait("the garbage collector", collected, 300)
 
 
 def _grant(plane: ControlPlane) -> None:
