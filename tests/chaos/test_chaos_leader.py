@@ -25,6 +25,7 @@ LEASE_SECONDS = 12
 HANDED_OVER_WITHIN = 4.0  # not the five seconds for which kopf would wait, nor the twelve of the Lease
 LANES = 12  # most of their time is spent waiting for a Lease to run out
 IBJ = Call("get", "instructboothjobs", "mascot")
+READS = 3  # of the job, in an undisturbed run: before the first gang, before a warning, before a deletion
 FIRST_GANG = Call("create", "jobs", "mascot-reinforce-1")
 
 
@@ -68,7 +69,7 @@ def test_a_leader_that_was_stopped_for_longer_than_the_lease_writes_nothing_when
     it is made again, and ended as a stray. No client can take back what it has sent (decision 0025).
     """
     answered = [Once(call, number, Fault(Kind.FREEZE)) for call, number in calm.writes[:-1:2]]
-    answered += [Once(IBJ, number, Fault(Kind.FREEZE)) for number in range(4)]
+    answered += [Once(IBJ, number, Fault(Kind.FREEZE)) for number in range(READS)]
     late = [Once(call, number, Fault(Kind.FREEZE, seconds=ACTS_WITHIN)) for call, number in calm.writes[1::2]]
     scripts = [*answered, *late]
     results = asyncio.run(play(plane, calm, tmp_path, scripts))
