@@ -56,14 +56,14 @@ format: $(STAMP) ## Format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# Files side by side: most tests compute with one thread, or wait. Two threads each would only wait for each other.
-SIDE_BY_SIDE := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --durations 10 --durations-min 10
+SLOWEST := --durations 10 --durations-min 10
 
+# Files side by side, with one thread each: two threads in each of two processes would only wait for each other.
 unit: $(STAMP) ## Unit and golden tests (no cluster, no server)
-	$(SIDE_BY_SIDE) --dist loadfile tests/unit tests/golden
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile $(SLOWEST) tests/unit tests/golden
 
 integration: $(STAMP) ## Tests against the real API server and the real MinIO (needs `make cluster`)
-	$(SIDE_BY_SIDE) --dist loadgroup tests/integration
+	$(BIN)/pytest $(SLOWEST) tests/integration
 
 # Through `python -m`: the operators are forked from a server that would otherwise import the script `pytest` each time.
 chaos: $(STAMP) ## Faults: every crash point once, 10 random schedules (SEEDS=100 for the long run, SEED_BASE=k for others)
