@@ -53,16 +53,17 @@ def plan(job: Mapping[str, Any], observed: Observed, defaults: TrainerDefaults) 
         return Plan(old)
     if is_finished(old):
         return _finished(job, old, observed)
+    begun = old.start_time is not None or bool(observed.children)
     try:
         resolved, unknown = skew.read(job)
         mistakes = invalid_spec.conflicts(resolved.spec)
     except ValidationError as error:
         mistakes = invalid_spec.validation_messages(error)
-        if old.start_time is not None or observed.children or skew.checked_at_apply(error):
+        if begun or skew.checked_at_apply(error):
             return _held(job, old, skew.misread(mistakes), observed.now)
     if mistakes:
         return _invalid(job, old, mistakes, observed.now)
-    if unknown and old.start_time is None and not observed.children:
+    if unknown and not begun:
         return _held(job, old, skew.blocker(unknown), observed.now)
     made = _unfinished(job, resolved, old, observed, defaults)
     return replace(made, events=events_between(old, made.status))

@@ -55,10 +55,8 @@ class Hands:
                 await self._forget_pod(namespace, name, uid)
                 return False  # it goes when its finalizers let it, which nobody would be told of
             case DeleteSelf():
-                meta = job["metadata"]
-                as_seen = {field: meta[field] for field in ("uid", "resourceVersion")}
-                options = {"preconditions": as_seen, "propagationPolicy": "Background"}
-                await self._api.delete(IBJ, namespace, meta["name"], options)
+                options = {"preconditions": _as_seen(job), "propagationPolicy": "Background"}
+                await self._api.delete(IBJ, namespace, job["metadata"]["name"], options)
         return True
 
     async def write_status(self, job: JsonObject, status: InstructBoothJobStatus) -> bool:
@@ -160,8 +158,7 @@ class Hands:
     async def _set_suspend(self, job: JsonObject, name: str, suspend: bool) -> None:
         """Only if the child has not changed since: carried out late, it would stop a gang that may run again."""
         child = self._child(job, name)
-        as_seen = {field: child["metadata"][field] for field in ("uid", "resourceVersion")} if child else {}
-        patch = {"metadata": as_seen, "spec": {"suspend": suspend}}
+        patch = {"metadata": _as_seen(child) if child else {}, "spec": {"suspend": suspend}}
         self._note(await self._api.patch(JOBS, job["metadata"]["namespace"], name, patch))
 
     async def _delete_child(self, job: JsonObject, name: str) -> None:
@@ -197,3 +194,8 @@ class Hands:
         """An own write is known at once; the watch must show it before long."""
         self._cache.put(obj)
         self._freshness.expect(obj)
+
+
+def _as_seen(obj: JsonObject) -> JsonObject:
+    """What makes a write count only if the object is still the one that was seen, unchanged."""
+    return {field: obj["metadata"][field] for field in ("uid", "resourceVersion")}

@@ -11,9 +11,9 @@ import pytest
 from tests.e2e import jobs, lab
 
 
-def kill_trainer(pod: str) -> None:
-    """SIGKILL every process of the pod's trainer. The nodes of `make cluster` are this machine, so they can be seen."""
-    victims = []
+def processes_of(pod: str) -> list[int]:
+    """Every process of the pod's trainer. The nodes of `make cluster` are this machine, so they can be seen."""
+    found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
@@ -21,9 +21,14 @@ def kill_trainer(pod: str) -> None:
             except OSError:
                 continue
             if f"HOSTNAME={pod}".encode() in environment:
-                victims.append(int(entry.name))
-    assert victims, f"no process of {pod} on this machine"
-    for pid in victims:
+                found.append(int(entry.name))
+    assert found, f"no process of {pod} on this machine"
+    return found
+
+
+def kill_trainer(pod: str) -> None:
+    """SIGKILL every process of the pod's trainer."""
+    for pid in processes_of(pod):
         os.kill(pid, signal.SIGKILL)
 
 

@@ -8,10 +8,11 @@ import signal
 from pathlib import Path
 
 from raising import cgroups
-from raising.processes import running_pid
+from raising.processes import running_pid, start_time
 from raising.settings import CGROUP, NODES, PIDS, Node
 
 from tests.e2e import lab
+from tests.e2e.test_e2e_restart import processes_of
 
 NODE_LABEL = "instructbooth.io/test-node"
 
@@ -44,7 +45,7 @@ def _in_cgroup(node: Node) -> set[int]:
         for directory, _, _ in os.walk(tree / CGROUP / node.name):
             with contextlib.suppress(OSError):  # a cgroup may go while we look
                 pids.update(int(word) for word in (Path(directory) / "cgroup.procs").read_text().split())
-    return {pid for pid in pids if _lives(pid)}
+    return {pid for pid in pids if start_time(pid) is not None}
 
 
 def _shims(node: Node) -> set[int]:
@@ -54,15 +55,7 @@ def _shims(node: Node) -> set[int]:
             words = (entry / "cmdline").read_bytes().split(b"\0")
             if b"containerd-shim" in words[0] and str(node.socket).encode() in words:
                 found.add(int(entry.name))
-    return {pid for pid in found if _lives(pid)}
-
-
-def _lives(pid: int) -> bool:
-    """Whether it is there and not a zombie that only waits to be reaped."""
-    try:
-        return (Path("/proc") / str(pid) / "stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False
+    return {pid for pid in found if start_time(pid) is not None}
 
 
 def bring_back() -> None:
@@ -73,9 +66,5 @@ def bring_back() -> None:
 
 def cut_network(pod: str) -> None:
     """Take a running pod's only link down. Its processes live on, and no packet tells anybody."""
-    for entry in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if f"HOSTNAME={pod}".encode() in (entry / "environ").read_bytes().split(b"\0"):
-                lab.run("nsenter", "--target", entry.name, "--net", "ip", "link", "set", "eth0", "down")
-                return
-    raise AssertionError(f"no process of {pod} on this machine")
+    any_of_them = str(processes_of(pod)[0])  # they share the pod's network
+    lab.run("nsenter", "--target", any_of_them, "--net", "ip", "link", "set", "eth0", "down")
