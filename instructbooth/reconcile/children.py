@@ -8,10 +8,10 @@ from typing import Any
 
 from instructbooth.contract import API_VERSION, CONTAINER, KIND, ExitCode, Label, Path, Port, Stage
 from instructbooth.reconcile.names import base_name, child_name, service_name, snapshot_name
+from instructbooth.reconcile.observed import COMPLETION_INDEX
 from instructbooth.reconcile.pod import TrainerDefaults, pod_labels, pod_template
 from instructbooth.spec.job import ResolvedJob
 
-RANK_LABEL = "batch.kubernetes.io/job-completion-index"
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 PRIORITY_LABEL = "kueue.x-k8s.io/priority-class"
 
@@ -40,7 +40,7 @@ def service(job: ResolvedJob) -> dict[str, Any]:
         "spec": {
             "clusterIP": "None",
             "publishNotReadyAddresses": True,
-            "selector": {Label.JOB: base_name(job.name), RANK_LABEL: "0"},
+            "selector": {Label.JOB: base_name(job.name), COMPLETION_INDEX: "0"},
             "ports": [{"name": "metrics", "port": Port.METRICS, "targetPort": Port.METRICS, "protocol": "TCP"}],
         },
     }

@@ -23,6 +23,8 @@ def format_time(time: datetime) -> str:
     return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+COMPLETION_INDEX = "batch.kubernetes.io/job-completion-index"
+"""Label and annotation of a pod: its rank."""
 CLOCKS_AGREE = timedelta(minutes=1)
 LONG_AGO = timedelta(days=1)
 
@@ -183,7 +185,7 @@ class Pod:
         statuses = [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]
         trainer: JsonObject = next((c for c in statuses if c["name"] == CONTAINER), {})
         waiting: JsonObject = next((c["state"]["waiting"] for c in statuses if "waiting" in c.get("state", {})), {})
-        index = meta.get("annotations", {}).get("batch.kubernetes.io/job-completion-index")
+        index = meta.get("annotations", {}).get(COMPLETION_INDEX)
         deletion = parse_time(meta.get("deletionTimestamp"))
         grace = timedelta(seconds=meta.get("deletionGracePeriodSeconds") or 0)
         return cls(

@@ -7,7 +7,7 @@ import os
 import signal
 from pathlib import Path
 
-from raising import cgroups
+from raising import cgroups, leftovers
 from raising.processes import running_pid, start_time
 from raising.settings import CGROUP, NODES, PIDS, Node
 
@@ -33,7 +33,7 @@ def power_off(name: str) -> None:
         assert pid is not None, f"{component} does not run"
         os.kill(pid, signal.SIGKILL)
     # Containers, and who watches over them: a shim lives outside of its pod's cgroup.
-    while pids := _in_cgroup(node) | _shims(node):
+    while pids := _in_cgroup(node) | {pid for pid in leftovers.shims([node]) if start_time(pid) is not None}:
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -46,16 +46,6 @@ def _in_cgroup(node: Node) -> set[int]:
             with contextlib.suppress(OSError):  # a cgroup may go while we look
                 pids.update(int(word) for word in (Path(directory) / "cgroup.procs").read_text().split())
     return {pid for pid in pids if start_time(pid) is not None}
-
-
-def _shims(node: Node) -> set[int]:
-    found = set()
-    for entry in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            words = (entry / "cmdline").read_bytes().split(b"\0")
-            if b"containerd-shim" in words[0] and str(node.socket).encode() in words:
-                found.add(int(entry.name))
-    return {pid for pid in found if start_time(pid) is not None}
 
 
 def bring_back() -> None:

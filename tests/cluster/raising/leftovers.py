@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,9 +20,9 @@ _CNI_PATTERN = f"{NAME}-*"
 _HOMES = (STATE, *(node.image_store for node in NODES), CACHE / "buildah", CACHE / "tmp")
 
 
-def _stray_shims() -> list[int]:
-    """Container shims that serve one of our runtimes and escaped our cgroup."""
-    sockets = {str(node.socket) for node in NODES}
+def shims(nodes: Iterable[Node]) -> list[int]:
+    """Container shims that serve these nodes' runtimes: they live outside of our cgroup."""
+    sockets = {str(node.socket) for node in nodes}
     strays = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
@@ -48,7 +49,7 @@ def list_leftovers() -> list[str]:
     found = [f"process {pid} in our cgroup" for pid in sorted(cgroups.processes())]
     if PIDS.is_dir():
         found += [f"process {running_pid(path)} ({path.name})" for path in PIDS.iterdir() if running_pid(path)]
-    found += [f"container shim, process {pid}" for pid in _stray_shims()]
+    found += [f"container shim, process {pid}" for pid in shims(NODES)]
     found += [f"mount {point}" for point in mounts.below(_HOMES)]
     found += [f"cgroup {leaf}" for leaf in cgroups.leaves()]
     found += [f"packet filter chain {chain}" for chain in network.our_chains()]
