@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import socket
 from pathlib import Path
@@ -22,8 +23,24 @@ def binary(name: str) -> str:
     raise FileNotFoundError(f"{name} is neither in {BIN} nor on PATH; `make cluster` builds it, or set {variable}")
 
 
+# Below the ports that Linux gives to outgoing connections (32768-60999) and that Kubernetes gives to Services
+# (30000-32767): between a port's choice and its use, any client on the machine may be handed one of those.
+PORTS = range(10_000, 30_000)
+_chosen: set[int] = set()
+
+
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that nobody listens on, whatever the address, and that this process was not given before.
+
+    Raises OSError where a hundred ports drawn at random are all taken.
+    """
+    for port in random.SystemRandom().sample(PORTS, 100):  # not the seeded generator: two test workers would draw alike
+        with socket.socket() as probe:
+            try:
+                probe.bind(("", port))
+            except OSError:
+                continue
+        if port not in _chosen:
+            _chosen.add(port)
+            return port
+    raise OSError(f"a hundred ports between {PORTS.start} and {PORTS.stop - 1}, drawn at random, are all taken")

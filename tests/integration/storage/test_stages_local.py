@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -26,6 +25,7 @@ from instructbooth.contract import Env, ExitCode, Outcome, Stage
 from instructbooth.spec.job import ResolvedJob
 from instructbooth_trainer.report.evaluation import Evaluation, mean_of
 from instructbooth_trainer.runtime.outcome import parse
+from tests.machine import free_port
 from tests.unit.trainer.harness import BUCKET, Lab
 from tests.unit.trainer.tiny import TinyWorld, make_tiny_world
 
@@ -41,9 +41,7 @@ class Cluster:
     children: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def start(self, job: ResolvedJob, stage: Stage, attempt: int = 1, **env: str) -> list[subprocess.Popen[bytes]]:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         config = self.lab.root / f"{job.uid}.json"
         config.write_text(json.dumps(job.to_wire()))
         pods = []

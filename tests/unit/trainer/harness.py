@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,6 +21,7 @@ from instructbooth_trainer.diffusion.adapter import WEIGHTS
 from instructbooth_trainer.runtime.environment import PodEnvironment
 from instructbooth_trainer.runtime.stop import StopFlag
 from instructbooth_trainer.runtime.worker import load_recipe, make_context
+from tests.machine import free_port
 from tests.unit.trainer.tiny import TinyWorld
 
 BUCKET = "runs"
@@ -170,9 +170,7 @@ def processes(
     expect: Callable[[list[int], list[Path]], None] = all_well,
 ) -> Iterator[None]:
     """Meanwhile run modules, with arguments, as ranks 0, 1, ... on one thread each; their logs lie in the folder."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     started, logs = [], []
     for rank, module in enumerate(commands):
         environment = {
