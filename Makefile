@@ -9,7 +9,7 @@ export CLUSTER
 
 .DEFAULT_GOAL := help
 .PHONY: help setup cluster cluster-down kubeconfig images demo test lint format types unit integration e2e e2e-kueue e2e-nodes \
-        generate lock miniature bench bench-trainer bench-operator soak results results-quick chaos
+        generate lock miniature bench bench-trainer bench-equal bench-operator soak results results-quick chaos
 
 help: ## Explain the commands
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -103,6 +103,9 @@ results-quick: $(STAMP) ## The experiment's main recipes on one subject with one
 
 bench-trainer: $(STAMP) $(PEERS)/.installed ## Our trainer beside TRL and diffusers' script (DIFFUSERS_EXAMPLES=folder)
 	$(BIN)/python -m benchmarks.trainer --peers-python $(PEERS)/bin/python $(BENCH)
+
+bench-equal: $(STAMP) $(PEERS)/.installed ## Wall time to equal alignment, beside TRL; our economies one by one (BENCH="--subjects demo patch")
+	$(BIN)/python -m benchmarks.trainer.equal --peers-python $(PEERS)/bin/python $(BENCH)
 
 $(PEERS)/.installed: benchmarks/peers.txt $(STAMP)
 	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(PEERS)

@@ -168,6 +168,13 @@ class Laboratory:
 
     def run(self, cell: Cell) -> Path:
         """Take a cell through all stages; returns the evaluation's output. Raises CellFailed, CellStopped."""
+        job = self.personalized(cell)
+        for stage in STAGES[1:]:
+            self._stage(job, stage)
+        return self.output(job, Stage.EVALUATE)
+
+    def personalized(self, cell: Cell) -> ResolvedJob:
+        """A cell's job with its first stage done, by this cell or another one. Raises CellFailed, CellStopped."""
         job = self.job(cell)
         wire = job.spec.to_wire()
         first = self._resolved(cell.subject, wire, [wire["subject"], wire["model"], wire["personalization"]])
@@ -177,9 +184,7 @@ class Laboratory:
         if not shared.exists():
             shared.parent.mkdir(parents=True, exist_ok=True)
             shared.symlink_to(self.bucket / RunLayout.of(first).stage(Stage.PERSONALIZE))
-        for stage in STAGES[1:]:
-            self._stage(job, stage)
-        return self.output(job, Stage.EVALUATE)
+        return job
 
     def _stage(self, job: ResolvedJob, stage: Stage) -> None:
         """Run a stage as the pod would, unless its output is there. Raises CellFailed, CellStopped."""

@@ -4,6 +4,7 @@ personalize   seconds of each step
 reinforce     seconds of each epoch, and of a checkpoint
 parts         the same, with the seconds of an epoch's parts
 update        one epoch, from whose pairs the peer makes the same update: OUTPUT gets pairs and weights
+learn         epochs as the LESSON has them, with the job's own rewards; snapshots of the weights
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from benchmarks.trainer import reward
 from benchmarks.trainer.clock import Clock
+from benchmarks.trainer.equal.lesson import Lesson, learn
 from benchmarks.trainer.workload import Workload
 from instructbooth_trainer.recipes import personalize
 from instructbooth_trainer.recipes.reinforce import Reinforce
@@ -127,6 +129,9 @@ def main() -> None:
     clock = Clock(work.device, work.threads)
     if kind == "update":
         reinforce_update(work, clock, Path(sys.argv[3]))
+    elif kind == "learn":
+        stage = reinforcement()
+        learn(Lesson.read(Path(sys.argv[3])), clock, stage.epoch, stage.adapter.tensors)
     else:
         {"personalize": personalize_steps, "reinforce": reinforce_epochs, "parts": reinforce_parts}[kind](work, clock)
     clock.finish("instructbooth", "torch", "diffusers", "peft").say()

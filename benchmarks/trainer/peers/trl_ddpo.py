@@ -2,12 +2,14 @@
 
 reinforce   seconds of each epoch (`DDPOTrainer.step`)
 update      one update from the pairs of our side: INPUT has pairs and weights, OUTPUT gets the weights after it
+learn       epochs of the LESSON, scored by its CLIP, with four updates each; snapshots of the weights
 """
 
 from __future__ import annotations
 
 import itertools
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +20,22 @@ from safetensors.torch import load_file, save_file
 from trl import DDPOConfig, DDPOTrainer, DefaultDDPOStableDiffusionPipeline
 
 from benchmarks.trainer.clock import Clock
+from benchmarks.trainer.equal.clip import Clip
+from benchmarks.trainer.equal.lesson import Lesson, learn
 from benchmarks.trainer.workload import Workload
 
 PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+UPDATES = 4
+Reward = Callable[[torch.Tensor, Sequence[str]], torch.Tensor]
 
 
-def trainer(work: Workload) -> Any:
-    """TRL's trainer with the workload's numbers: one update an epoch, no checkpoints, no logs."""
+def brightness(images: torch.Tensor, _: Sequence[str]) -> torch.Tensor:
+    """A reward that costs nothing."""
+    return images.mean(dim=(1, 2, 3))
+
+
+def trainer(work: Workload, scores: Reward = brightness, updates: int = 1) -> Any:
+    """TRL's trainer with the workload's numbers, `updates` an epoch, no checkpoints, no logs."""
     config = DDPOConfig(
         mixed_precision=PRECISION[work.dtype],
         allow_tf32=False,
@@ -34,7 +45,7 @@ def trainer(work: Workload) -> Any:
         sample_batch_size=work.sampling_batch,
         sample_num_batches_per_epoch=work.pictures // work.sampling_batch,
         train_batch_size=work.train_batch,
-        train_gradient_accumulation_steps=work.pictures // work.train_batch,
+        train_gradient_accumulation_steps=work.pictures // work.train_batch // updates,
         train_timestep_fraction=work.trained_steps / work.sampling_steps,
         train_cfg=work.guidance != 1,
         train_learning_rate=work.learning_rate,
@@ -51,8 +62,8 @@ def trainer(work: Workload) -> Any:
         pipeline.sd_pipeline._encode_prompt = lambda *_, prompt_embeds, **__: prompt_embeds
     prompts = itertools.cycle(work.prompts)
 
-    def reward(images: torch.Tensor, _: Any, __: Any) -> tuple[torch.Tensor, dict[str, Any]]:
-        return images.mean(dim=(1, 2, 3)), {}
+    def reward(images: torch.Tensor, drawn: Sequence[str], _: Any) -> tuple[torch.Tensor, dict[str, Any]]:
+        return scores(images, drawn), {}
 
     made = DDPOTrainer(config, reward, lambda: (next(prompts), {}), pipeline)
     pipeline.set_progress_bar_config(disable=True)
@@ -74,7 +85,12 @@ def update(work: Workload, clock: Clock, given: Path, output: Path) -> None:
     batches = [{name: column[row] for name, column in columns.items()} for row in range(len(columns["latents"]))]
     unet.train()
     clock.laps(lambda number: made._train_batched_samples(0, number, 0, batches), 0, 1)
-    save_file({f"unet.{name}": tensor.contiguous() for name, tensor in get_peft_model_state_dict(unet).items()}, output)
+    save_file({name: tensor.contiguous() for name, tensor in weights(made).items()}, output)
+
+
+def weights(made: Any) -> dict[str, torch.Tensor]:
+    """The LoRA by the names that our side gives its own."""
+    return {f"unet.{name}": tensor for name, tensor in get_peft_model_state_dict(made.sd_pipeline.unet).items()}
 
 
 def main() -> None:
@@ -84,6 +100,10 @@ def main() -> None:
     clock = Clock(work.device, work.threads)
     if sys.argv[1] == "update":
         update(work, clock, Path(sys.argv[3]), Path(sys.argv[4]))
+    elif sys.argv[1] == "learn":
+        lesson = Lesson.read(Path(sys.argv[3]))
+        made = trainer(work, Clip(Path(lesson.clip), lesson.judged), UPDATES)
+        learn(lesson, clock, lambda number: made.step(number, number), lambda: weights(made))
     else:
         made = trainer(work)
         clock.laps(lambda number: made.step(number, number), work.warmup_epochs, work.epochs)

@@ -1,0 +1,208 @@
+"""Wall time to equal alignment: our loop and TRL's from one personalized model, and our economies one by one.
+
+    python -m benchmarks.trainer.equal --peers-python out/peers-venv/bin/python
+
+Both sides draw the manifest's prompts, with and without identifier, and are paid by the same CLIP. Snapshots of the
+trained weights are judged afterwards, by the oracle, on the experiment's unseen prompts. A line on stdout per measure,
+as in `make bench-trainer`; --curves keeps the curves.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from diffusers import StableDiffusionPipeline
+from safetensors.torch import save_file
+
+from benchmarks.measure import Measure
+from benchmarks.trainer.equal.crossing import Curve, level
+from benchmarks.trainer.equal.judge import Judge
+from benchmarks.trainer.equal.lesson import Lesson, snapshot
+from benchmarks.trainer.job import MANIFEST
+from benchmarks.trainer.sides import measured
+from benchmarks.trainer.workload import Workload
+from experiments.cells import WEIGHTS, Cell, Laboratory
+from experiments.pods import pod_environment
+from experiments.recipes import unseen_prompts
+from instructbooth.contract import Stage
+from instructbooth.spec.job import ResolvedJob
+from instructbooth.spec.personalization import Lora
+from instructbooth_trainer.diffusion.adapter import WEIGHTS as ADAPTER_FILE
+from instructbooth_trainer.diffusion.adapter import Adapter
+from instructbooth_trainer.diffusion.model import DiffusionModel
+from instructbooth_trainer.diffusion.prompts import expand, reward_text
+
+OURS, TRL = "benchmarks.trainer.ours", "benchmarks.trainer.peers.trl_ddpo"
+TRL_RANK: Final = 4  # of its LoRA, on the attention's projections; it has no other
+PICTURES: Final = 8  # judged of each unseen prompt
+JUDGED_STEPS: Final = 10
+SHARES: Final = (0.5, 0.75, 1.0)
+
+
+@dataclass(frozen=True)
+class Side:
+    """One loop with its settings.
+
+    Attributes:
+        says: what it does differently.
+        changes: of the manifest's spec, ours; None is TRL.
+        rate: learning rate of TRL.
+        guidance: of rollouts, and of the pictures that are judged.
+    """
+
+    says: str
+    changes: Mapping[str, Any] | None = None
+    rate: float = 0.0
+    guidance: float = 1.0
+
+
+_CLIP: Final = {"reinforcement.rewards": [{"name": "clip-score", "model": {"s3": {"prefix": "models/miniature/clip"}}}]}
+
+
+def _guided(guidance: float) -> dict[str, Any]:
+    return {"reinforcement.sampling": {"steps": 8, "guidanceScale": guidance}}
+
+
+SIDES: Final = {
+    "ours": Side("the demo's manifest, paid by the CLIP alone", {}),
+    "all-steps": Side("every step of a trajectory is trained on", {"reinforcement.timestepsPerTrajectory": None}),
+    "one-update": Side("one update an epoch", {"reinforcement.updatesPerEpoch": 1}),
+    "guided": Side("guidance 2 in rollouts and in training", _guided(2), guidance=2),
+    "guided-rollouts": Side(
+        "guidance 2 in rollouts alone", {**_guided(2), "reinforcement.guidanceInTraining": False}, guidance=2
+    ),
+    "epoch-spread": Side("advantages by the epoch's spread", {"reinforcement.advantageStd": "epoch"}),
+    "rate-2e-3": Side("twice the learning rate", {"reinforcement.learningRate": 2e-3}),
+    "updates-8": Side("eight updates an epoch", {"reinforcement.updatesPerEpoch": 8}),
+    "trl": Side("TRL with our learning rate", rate=1e-3),
+    "trl-own-rate": Side("TRL with its own learning rate", rate=3e-4),
+    "trl-guided": Side("TRL, guidance 2 in rollouts and in training", rate=1e-3, guidance=2),
+}
+
+
+@dataclass
+class Class:
+    """Everybody's common start: one subject, one seed, one personalized model."""
+
+    lab: Laboratory
+    subject: str
+    seed: int
+    threads: int
+    fused: Path = field(init=False)
+    base: ResolvedJob = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Personalize, and put the adapter into a copy of the base's weights, for the side that knows no other way."""
+        self.base = self.lab.personalized(Cell(self.subject, self.seed, "equal", _CLIP))
+        self.fused = self.lab.folder / f"fused-{self.base.uid}"
+        pipeline = StableDiffusionPipeline.from_pretrained(WEIGHTS / "pipeline", safety_checker=None)
+        pipeline.load_lora_weights(self.lab.output(self.base, Stage.PERSONALIZE), weight_name=ADAPTER_FILE)
+        pipeline.fuse_lora()
+        pipeline.unload_lora_weights()
+        pipeline.save_pretrained(self.fused)
+
+    def learn(self, name: str, epochs: int, every: int, peers: Path) -> Curve:
+        """Let one side learn, and judge what it left."""
+        side, folder = SIDES[name], self.lab.folder / f"{name}-{self.base.uid}"
+        subject, templates = self.base.spec.subject, self.base.spec.reinforcement.prompts.inline or []
+        pairs = [(template, named) for template in templates for named in (True, False)]
+        judged = {expand(t, subject, identifier=named): reward_text(t, subject) for t, named in pairs}
+        lesson = Lesson(epochs, every, str(WEIGHTS / "clip"), judged, str(folder))
+        path = lesson.save(folder.with_suffix(".lesson.json"))
+        work = self._workload(list(judged), side).save(folder.with_suffix(".work.json"))
+        if side.changes is None:
+            model, lora, start = self.fused, Lora(rank=TRL_RANK, alpha=TRL_RANK), None
+            result, _ = measured([TRL, "learn", work, path], self.threads, None, peers)
+        else:
+            job = self.lab.personalized(
+                Cell(self.subject, self.seed, name, {**_CLIP, **_epochs(epochs), **side.changes})
+            )
+            stem = self.lab.folder / "logs" / f"{job.uid}-learn"
+            env = pod_environment(job, Stage.REINFORCE, self.lab.folder / "store", stem, self.threads)
+            model, lora = WEIGHTS / "pipeline", job.spec.personalization.lora
+            start = self.lab.output(job, Stage.PERSONALIZE)
+            result, _ = measured([OURS, "learn", work, path], self.threads, env)
+        first = snapshot(folder, 0)
+        save_file(_start(model, lora, start), first)
+        judge = Judge(model, lora, subject, unseen_prompts(), PICTURES)
+        marks = list(itertools.accumulate(result.seconds, initial=0.0))
+        counts = [0, *range(every, epochs + 1, every)]
+        found = [judge.alignment(snapshot(folder, count), JUDGED_STEPS, side.guidance) for count in counts]
+        return Curve([marks[count] for count in counts], found)
+
+    def _workload(self, prompts: list[str], side: Side) -> Workload:
+        spec = self.base.spec.reinforcement
+        return Workload(
+            str(self.fused), "", prompts, "", resolution=64, threads=self.threads, learning_rate=side.rate,
+            pictures=spec.prompts_per_epoch * spec.images_per_prompt, sampling_steps=spec.sampling.steps,
+            guidance=side.guidance, train_batch=16, clip_range=spec.clip_range,
+        )  # fmt: skip
+
+
+def _epochs(epochs: int) -> dict[str, Any]:
+    return {"reinforcement.epochs": epochs}
+
+
+def _start(model: Path, lora: Lora, folder: Path | None) -> dict[str, Any]:
+    """The weights before the first epoch: the personalized adapter, or a fresh one on the model that holds it."""
+    adapter = Adapter(DiffusionModel.load(model), lora, text_encoder=False, seed=0)
+    if folder is not None:
+        adapter.load(folder)
+    return adapter.tensors()
+
+
+def compare(curves: Mapping[str, Curve], ours: str, peer: str) -> Iterator[Measure]:
+    """Seconds of both to the same alignment: at half, three quarters and all of the gain that both reach."""
+    one, other = curves[ours], curves[peer]
+    for share in SHARES:
+        goal = level([one, other], share)
+        yield Measure(
+            f"reinforce_{ours}_to_equal_alignment_s", "s", one.reaches(goal), other.reaches(goal),
+            higher_is_better=False,
+            more={"peer": peer, "share_of_gain": share, "alignment": round(goal, 4), "start": one.alignment[0]},
+        )  # fmt: skip
+
+
+def main(words: list[str] | None = None) -> None:
+    """Print a line per measure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peers-python", type=Path, required=True, help="interpreter made from peers.txt")
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
+    parser.add_argument("--subjects", nargs="+", default=["demo"])
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--epochs", type=int, default=56)
+    parser.add_argument("--every", type=int, default=4)
+    parser.add_argument("--curves", type=Path, help="a JSON file that gets the curves")
+    given = parser.parse_args(words)
+    print(f"load of this machine before: {os.getloadavg()[0]:.1f}, {os.cpu_count()} cores", file=sys.stderr)
+    with tempfile.TemporaryDirectory(prefix="instructbooth-equal-") as folder:
+        lab = Laboratory(Path(folder), MANIFEST)
+        lab.prepare(given.subjects)
+        for subject in given.subjects:
+            start, curves = Class(lab, subject, given.seed, given.threads), dict[str, Curve]()
+            for name in given.sides:
+                curves[name] = start.learn(name, given.epochs, given.every, given.peers_python)
+                print(
+                    json.dumps({"subject": subject, "side": name, **asdict(curves[name])}), file=sys.stderr, flush=True
+                )
+                if given.curves:
+                    with given.curves.open("a") as file:
+                        print(json.dumps({"subject": subject, "side": name, **asdict(curves[name])}), file=file)
+            for peer in (name for name in given.sides if SIDES[name].changes is None):
+                for ours in (name for name in given.sides if SIDES[name].changes is not None):
+                    for measure in compare(curves, ours, peer):
+                        print(measure.line(), flush=True)
+
+
+if __name__ == "__main__":
+    main()

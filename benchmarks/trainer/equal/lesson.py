@@ -1,0 +1,62 @@
+"""What both sides learn from, and the snapshots that they leave.
+
+Standard library, torch and safetensors only: peers have an environment of their own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from safetensors.torch import save_file
+
+from benchmarks.trainer.clock import Clock
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """How long one side learns, from what.
+
+    Attributes:
+        epochs: of the loop.
+        every: epochs between two snapshots of the trained weights.
+        clip: folder of the CLIP that scores.
+        judged: the text that is scored for each prompt that is drawn.
+        output: folder of the snapshots.
+    """
+
+    epochs: int
+    every: int
+    clip: str
+    judged: dict[str, str]
+    output: str
+
+    def save(self, path: Path) -> Path:
+        """Write as JSON."""
+        path.write_text(json.dumps(asdict(self), indent=1))
+        return path
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """What `save` wrote."""
+        return cls(**json.loads(path.read_text()))
+
+
+def learn(lesson: Lesson, clock: Clock, epoch: Callable[[int], Any], weights: Callable[[], Mapping[str, Any]]) -> None:
+    """Go through the epochs; the clock stands still while a snapshot is written, `<epochs done>.safetensors`."""
+    folder = Path(lesson.output)
+    folder.mkdir(parents=True)
+    for number in range(lesson.epochs):
+        before = clock.now()
+        epoch(number)
+        clock.keep([before, clock.now()])
+        if (number + 1) % lesson.every == 0:
+            save_file({name: tensor.contiguous() for name, tensor in weights().items()}, snapshot(folder, number + 1))
+
+
+def snapshot(folder: Path, epochs: int) -> Path:
+    """Where the weights after so many epochs lie."""
+    return folder / f"{epochs:05d}.safetensors"
