@@ -4,7 +4,7 @@
 
 Both sides draw the manifest's prompts, with and without identifier, and are paid by the same CLIP. Snapshots of the
 trained weights are judged afterwards, by the oracle, on the experiment's unseen prompts. A line on stdout per measure,
-as in `make bench-trainer`; --curves keeps the curves.
+as in `make bench-trainer`.
 """
 
 from __future__ import annotations
@@ -80,6 +80,11 @@ SIDES: Final = {
     "guided-rollouts": Side(
         "guidance 2 in rollouts alone", {**_guided(2), "reinforcement.guidanceInTraining": False}, guidance=2
     ),
+    "window-3": Side(
+        "noise in the first three steps alone, and all of them trained on",
+        {"reinforcement.timestepsPerTrajectory": None, "reinforcement.timestepWindow": {"start": 0, "end": 3}},
+    ),
+    "no-kl": Side("no KL, and so no passes of the reference", {"reinforcement.klWeight": 0}),
     "epoch-spread": Side("advantages by the epoch's spread", {"reinforcement.advantageStd": "epoch"}),
     "rate-2e-3": Side("twice the learning rate", {"reinforcement.learningRate": 2e-3}),
     "updates-8": Side("eight updates an epoch", {"reinforcement.updatesPerEpoch": 8}),
@@ -165,43 +170,68 @@ def compare(curves: Mapping[str, Curve], ours: str, peer: str) -> Iterator[Measu
     one, other = curves[ours], curves[peer]
     for share in SHARES:
         goal = level([one, other], share)
+        more = {"side": ours, "peer": peer, "share_of_gain": share, "alignment": round(goal, 4)}
         yield Measure(
-            f"reinforce_{ours}_to_equal_alignment_s", "s", one.reaches(goal), other.reaches(goal),
+            "reinforce_to_equal_alignment_s",
+            "s",
+            one.reaches(goal),
+            other.reaches(goal),
             higher_is_better=False,
-            more={"peer": peer, "share_of_gain": share, "alignment": round(goal, 4), "start": one.alignment[0]},
-        )  # fmt: skip
+            more={**more, "start": round(one.alignment[0], 4)},
+        )
+
+
+class Notebook:
+    """The curves in a file, a line of JSON each; several runs may add to it side by side."""
+
+    def __init__(self, path: Path, **key: str | int) -> None:
+        """`key` is what a run was made with, apart from the side."""
+        self._path, self._key = path, key
+
+    def curves(self) -> dict[str, Curve]:
+        """By side, those of this key."""
+        lines = self._path.read_text().splitlines() if self._path.exists() else []
+        rows = [row for row in map(json.loads, lines) if all(row.get(name) == self._key[name] for name in self._key)]
+        return {row["side"]: Curve(row["seconds"], row["alignment"]) for row in rows}
+
+    def add(self, side: str, curve: Curve) -> None:
+        """Keep one."""
+        digits = {name: [round(value, 4) for value in values] for name, values in asdict(curve).items()}
+        with self._path.open("a") as file:
+            file.write(json.dumps({**self._key, "side": side, **digits}) + "\n")
 
 
 def main(words: list[str] | None = None) -> None:
     """Print a line per measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peers-python", type=Path, required=True, help="interpreter made from peers.txt")
+    parser.add_argument("--peers-python", type=Path, help="interpreter made from peers.txt; without it only compare")
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
-    parser.add_argument("--subjects", nargs="+", default=["demo"])
+    parser.add_argument("--subject", default="demo")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--epochs", type=int, default=56)
-    parser.add_argument("--every", type=int, default=4)
-    parser.add_argument("--curves", type=Path, help="a JSON file that gets the curves")
+    parser.add_argument("--every", type=int, default=4, help="epochs between two snapshots")
+    parser.add_argument(
+        "--curves", type=Path, default=Path("out/equal.jsonl"), help="kept here; sides that are there are not run again"
+    )
     given = parser.parse_args(words)
     print(f"load of this machine before: {os.getloadavg()[0]:.1f}, {os.cpu_count()} cores", file=sys.stderr)
-    with tempfile.TemporaryDirectory(prefix="instructbooth-equal-") as folder:
-        lab = Laboratory(Path(folder), MANIFEST)
-        lab.prepare(given.subjects)
-        for subject in given.subjects:
-            start, curves = Class(lab, subject, given.seed, given.threads), dict[str, Curve]()
-            for name in given.sides:
-                curves[name] = start.learn(name, given.epochs, given.every, given.peers_python)
-                print(
-                    json.dumps({"subject": subject, "side": name, **asdict(curves[name])}), file=sys.stderr, flush=True
-                )
-                if given.curves:
-                    with given.curves.open("a") as file:
-                        print(json.dumps({"subject": subject, "side": name, **asdict(curves[name])}), file=file)
-            for peer in (name for name in given.sides if SIDES[name].changes is None):
-                for ours in (name for name in given.sides if SIDES[name].changes is not None):
-                    for measure in compare(curves, ours, peer):
-                        print(measure.line(), flush=True)
+    given.curves.parent.mkdir(parents=True, exist_ok=True)
+    book = Notebook(given.curves, subject=given.subject, seed=given.seed, threads=given.threads, epochs=given.epochs)
+    missing = [name for name in given.sides if name not in book.curves()]
+    if missing and given.peers_python:
+        with tempfile.TemporaryDirectory(prefix="instructbooth-equal-") as folder:
+            lab = Laboratory(Path(folder), MANIFEST)
+            lab.prepare([given.subject])
+            start = Class(lab, given.subject, given.seed, given.threads)
+            for number, name in enumerate(missing, start=1):
+                print(f"{number}/{len(missing)} {name}: {SIDES[name].says}", file=sys.stderr, flush=True)
+                book.add(name, start.learn(name, given.epochs, given.every, given.peers_python))
+    curves = book.curves()
+    for peer in (name for name in curves if SIDES[name].changes is None):
+        for ours in (name for name in curves if SIDES[name].changes is not None):
+            for measure in compare(curves, ours, peer):
+                print(measure.line(), flush=True)
 
 
 if __name__ == "__main__":
