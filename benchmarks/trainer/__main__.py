@@ -27,7 +27,7 @@ from benchmarks.trainer.sides import Peers
 
 MINIATURE = "miniature"
 RESOLUTION = 64
-PARTS = ("personalize", "reinforce", "guided", "updates", "parts", "update", "gang")
+PARTS = ("personalize", "reinforce", "guided", "updates", "compiled", "parts", "update", "gang")
 SMALL = {"pictures": 16, "sampling_batch": 16, "train_batch": 8, "sampling_steps": 3, "batch": 2, "steps": 8}
 LARGE = {"pictures": 16, "sampling_batch": 8, "train_batch": 8, "sampling_steps": 10, "batch": 4, "steps": 30}
 
@@ -74,6 +74,8 @@ def measures(given: argparse.Namespace, folder: Path) -> Iterator[Measure]:
         yield from trainer.reinforce("reinforce_guided", guidance=3.0)
     if "updates" in given.only:
         yield from trainer.reinforce("reinforce_two_updates", updates=2)
+    if "compiled" in given.only:
+        yield from trainer.reinforce("reinforce_compiled", compiled=True)
     if "parts" in given.only:
         yield trainer.parts()
     if "update" in given.only:

@@ -58,13 +58,14 @@ class Bench:
         caption = expand(CAPTION, subject, identifier=True)
         return Workload(str(self.model), str(self.subject), prompts, caption, resolution, **sizes)
 
-    def job(self, work: Workload, uid: str, nodes: int = 1, updates: int = 1) -> ResolvedJob:
+    def job(self, work: Workload, uid: str, nodes: int = 1, updates: int = 1, compiled: bool = False) -> ResolvedJob:
         """The job that does this work. Its artifacts lie under `uid`, which must be new for each process measured."""
         gpus = {"gpusPerNode": 1} if work.device == "cuda" else {}
         changes = {
             "subject.images": {"s3": {"prefix": "subjects/benched"}},
             "model.source": {"s3": {"prefix": self._prefix}},
             "model.dtype": work.dtype,
+            "model.compile": compiled,
             "personalization": {
                 "steps": work.steps,
                 "batchSize": work.batch,

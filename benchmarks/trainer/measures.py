@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -65,10 +66,10 @@ class Trainer:
         self._jobs += 1
         return f"run-{self._jobs}"
 
-    def _ours(self, kind: str, work: Workload, stage: Stage, uid: str, *more: Path, updates: int = 1) -> Result:
+    def _ours(self, kind: str, work: Workload, stage: Stage, uid: str, *more: Path, **options: Any) -> Result:
         if stage is Stage.REINFORCE and not self._adapted:
             self._personalized(ADAPTER)
-        job = self._bench.job(work, uid, updates=updates)
+        job = self._bench.job(work, uid, **options)
         path = work.save(self._bench.lab.folder / f"{uid}.json")
         return measured([OURS, kind, path, *more], work.threads, self._bench.environment(work, job, stage))[0]
 
@@ -129,12 +130,14 @@ class Trainer:
         env = self._bench.environment(work, self._bench.job(work, uid), Stage.PERSONALIZE)
         return timed([STAGE], work.threads, env)[1]
 
-    def reinforce(self, name: str, guidance: float = 1.0, updates: int = 1) -> Iterator[Measure]:
+    def reinforce(
+        self, name: str, guidance: float = 1.0, updates: int = 1, compiled: bool = False
+    ) -> Iterator[Measure]:
         """Pictures a second, drawn, scored and trained on, and memory."""
         work = dataclasses.replace(self._work, guidance=guidance)
         reason = self._peers.no_trl if updates == 1 else "TRL's loop is measured with one update an epoch"
         results = self._rounds_of(
-            lambda _: self._ours("reinforce", work, Stage.REINFORCE, self._uid(), updates=updates),
+            lambda _: self._ours("reinforce", work, Stage.REINFORCE, self._uid(), updates=updates, compiled=compiled),
             None if reason else lambda _: self._elsewhere(TRL, "reinforce", work)[0],
             lambda _: self._elsewhere(FLOOR, "reinforce", work)[0],
         )

@@ -28,6 +28,11 @@ class Model(ApiModel):
     resolution: Annotated[int, Field(ge=16, le=4096, multiple_of=8)] | None = Field(
         default=None, description="Side of the square pictures in pixels; the model's own when left out."
     )
+    compile: bool = Field(
+        default=False,
+        description="Make kernels for the denoiser with torch.compile while training: minutes at each start of a stage, "
+        "then faster passes. Needs a C++ compiler in the image.",
+    )
     cache_claim_name: ObjectName | None = Field(
         default=None, description="A ReadWriteMany claim that keeps downloaded models between jobs."
     )

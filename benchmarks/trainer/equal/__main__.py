@@ -170,14 +170,20 @@ def compare(curves: Mapping[str, Curve], ours: str, peer: str) -> Iterator[Measu
     one, other = curves[ours], curves[peer]
     for share in SHARES:
         goal = level([one, other], share)
-        more = {"side": ours, "peer": peer, "share_of_gain": share, "alignment": round(goal, 4)}
+        more: dict[str, float | str] = {
+            "side": ours,
+            "peer": peer,
+            "share_of_gain": share,
+            "alignment": round(goal, 4),
+            "start": round(one.alignment[0], 4),
+        }
         yield Measure(
             "reinforce_to_equal_alignment_s",
             "s",
             one.reaches(goal),
             other.reaches(goal),
             higher_is_better=False,
-            more={**more, "start": round(one.alignment[0], 4)},
+            more=more,
         )
 
 

@@ -32,6 +32,7 @@ def spec(**stages: dict[str, Any]) -> dict[str, Any]:
     sampling = {"steps": 4, "guidanceScale": 1}
     prompts = {"inline": ["a {subject} on red", "a {subject} on blue", "a small {subject}", "the {subject}"]}
     parts: dict[str, dict[str, Any]] = {
+        "model": {"source": {"s3": {"prefix": "models/pipeline"}}},
         "personalization": {
             "steps": 20,
             "batchSize": 2,
@@ -66,7 +67,6 @@ def spec(**stages: dict[str, Any]) -> dict[str, Any]:
             "className": "mascot",
             "description": "striped star mascot",
         },
-        "model": {"source": {"s3": {"prefix": "models/pipeline"}}},
         "artifacts": {
             "endpoint": "http://localhost:9000",
             "bucket": BUCKET,

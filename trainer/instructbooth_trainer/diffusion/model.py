@@ -6,6 +6,7 @@ Frozen weights are in the job's dtype, trained ones in float32, and everything t
 
 from __future__ import annotations
 
+import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -28,6 +29,7 @@ from instructbooth_trainer.diffusion.schedule import Schedule
 from instructbooth_trainer.runtime.errors import UserError
 
 DTYPES: dict[Dtype, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+COMPILERS = ("g++", "clang++")
 CLIP_TARGETS = ["q_proj", "k_proj", "v_proj", "out_proj"]
 
 
@@ -220,6 +222,22 @@ class DiffusionModel(ABC):
             for layer in encoder.modules():
                 if isinstance(layer, GradientCheckpointingLayer):
                     layer.training = True  # else it keeps them after all; what is inside of it stays as it is evaluated
+
+    def compile(self, backend: str = "inductor") -> None:
+        """Let torch.compile make kernels of the denoiser for the shapes that it will meet; weights keep their names.
+
+        Call it once the adapter is added. Predictions differ from those of eager layers by rounding.
+
+        Raises:
+            UserError: `CompilerMissing`, for inductor would only find out in the middle of the first step.
+        """
+        if backend == "inductor" and not any(map(shutil.which, COMPILERS)):
+            raise UserError(
+                "CompilerMissing",
+                f"spec.model.compile: torch.compile needs a C++ compiler, and this image has none of "
+                f"{', '.join(COMPILERS)}; name an image with one in spec.podTemplate.image, or leave compile out",
+            )
+        self.denoiser.compile(backend=backend)
 
     def check_prompts(self, prompts: Sequence[str]) -> None:
         """Refuse prompts that no text encoder reads to their end.

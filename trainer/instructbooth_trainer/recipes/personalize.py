@@ -66,6 +66,8 @@ def run(run: RunContext) -> Outcome:
     adapter = Adapter(model, spec.lora, text_encoder=spec.train_text_encoder, seed=spec.seed)
     if spec.gradient_checkpointing:
         model.checkpoint_gradients(text_encoder=spec.train_text_encoder)
+    if job.model.compile:
+        model.compile()
     optimizer = SynchronizedAdamW(
         run.accelerator, adapter, spec.learning_rate, MAX_GRAD_NORM, job.model.dtype, spec.optimizer
     )

@@ -70,6 +70,8 @@ class Reinforce:
         self.adapter.freeze_text_encoder()
         if self.spec.gradient_checkpointing:
             self.model.checkpoint_gradients(text_encoder=False)
+        if job.model.compile:
+            self.model.compile()
         self.reference = self.adapter.tensors()
         self.optimizer = SynchronizedAdamW(
             run.accelerator, self.adapter, self.spec.learning_rate, self.spec.max_grad_norm, job.model.dtype

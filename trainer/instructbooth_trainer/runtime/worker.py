@@ -110,7 +110,7 @@ def make_context(pod: PodEnvironment, stop: StopFlag, watchdog: Watchdog | None 
     gang = Gang(accelerator.process_index, accelerator.local_process_index, accelerator.num_processes)
     torch.use_deterministic_algorithms(shape.gpus_per_node == 0)
     # The mode also fills every fresh tensor, for programs that read what nobody has written: 4 to 7 % of a pass.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     store = open_store(pod.job.spec.artifacts, os.environ)
     gang.once(lambda: store.ensure_bucket(create=pod.local or pod.job.spec.artifacts.create_bucket))
     cache = Path(contract.Path.CACHE) if pod.job.spec.model.cache_claim_name else None
