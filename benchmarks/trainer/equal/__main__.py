@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+import torch
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import save_file
 
@@ -222,6 +223,7 @@ def main(words: list[str] | None = None) -> None:
     )
     given = parser.parse_args(words)
     print(f"load of this machine before: {os.getloadavg()[0]:.1f}, {os.cpu_count()} cores", file=sys.stderr)
+    torch.set_num_threads(given.threads)  # the judge's too: beside another run, more threads than cores only wait
     given.curves.parent.mkdir(parents=True, exist_ok=True)
     book = Notebook(given.curves, subject=given.subject, seed=given.seed, threads=given.threads, epochs=given.epochs)
     missing = [name for name in given.sides if name not in book.curves()]
