@@ -90,6 +90,9 @@ SIDES: Final = {
     "rate-2e-3": Side("twice the learning rate", {"reinforcement.learningRate": 2e-3}),
     "updates-8": Side("eight updates an epoch", {"reinforcement.updatesPerEpoch": 8}),
     "trl": Side("TRL with our learning rate", rate=1e-3),
+    "kl-10": Side("a thousand times the KL's weight", {"reinforcement.klWeight": 10}),
+    "rate-3e-4": Side("a third of the learning rate", {"reinforcement.learningRate": 3e-4}),
+    "trl-rate-3e-3": Side("TRL with ten times its own learning rate", rate=3e-3),
     "trl-own-rate": Side("TRL with its own learning rate", rate=3e-4),
     "trl-guided": Side("TRL, guidance 2 in rollouts and in training", rate=1e-3, guidance=2),
 }
@@ -225,7 +228,7 @@ def main(words: list[str] | None = None) -> None:
     print(f"load of this machine before: {os.getloadavg()[0]:.1f}, {os.cpu_count()} cores", file=sys.stderr)
     torch.set_num_threads(given.threads)  # the judge's too: beside another run, more threads than cores only wait
     given.curves.parent.mkdir(parents=True, exist_ok=True)
-    book = Notebook(given.curves, subject=given.subject, seed=given.seed, threads=given.threads, epochs=given.epochs)
+    book = Notebook(given.curves, subject=given.subject, seed=given.seed, threads=given.threads)
     missing = [name for name in given.sides if name not in book.curves()]
     if missing and given.peers_python:
         with tempfile.TemporaryDirectory(prefix="instructbooth-equal-") as folder:
