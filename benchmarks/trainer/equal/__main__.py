@@ -16,7 +16,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -38,7 +38,7 @@ from instructbooth.contract import Stage
 from instructbooth.spec.job import ResolvedJob
 from instructbooth.spec.personalization import Lora
 from instructbooth_trainer.diffusion.adapter import WEIGHTS as ADAPTER_FILE
-from instructbooth_trainer.diffusion.adapter import Adapter
+from instructbooth_trainer.diffusion.adapter import Adapter, denoiser_targets
 from instructbooth_trainer.diffusion.model import DiffusionModel
 from instructbooth_trainer.diffusion.prompts import expand, reward_text
 
@@ -58,12 +58,14 @@ class Side:
         changes: of the manifest's spec, ours; None is TRL.
         rate: learning rate of TRL.
         guidance: of rollouts, and of the pictures that are judged.
+        adapted: TRL goes on from our adapter, not with a fresh LoRA of its own.
     """
 
     says: str
     changes: Mapping[str, Any] | None = None
     rate: float = 0.0
     guidance: float = 1.0
+    adapted: bool = False
 
 
 _CLIP: Final = {"reinforcement.rewards": [{"name": "clip-score", "model": {"s3": {"prefix": "models/miniature/clip"}}}]}
@@ -89,6 +91,7 @@ SIDES: Final = {
     "epoch-spread": Side("advantages by the epoch's spread", {"reinforcement.advantageStd": "epoch"}),
     "rate-2e-3": Side("twice the learning rate", {"reinforcement.learningRate": 2e-3}),
     "updates-8": Side("eight updates an epoch", {"reinforcement.updatesPerEpoch": 8}),
+    "trl-adapted": Side("TRL with our learning rate, going on from our adapter", rate=1e-3, adapted=True),
     "trl": Side("TRL with our learning rate", rate=1e-3),
     "kl-10": Side("a thousand times the KL's weight", {"reinforcement.klWeight": 10}),
     "rate-3e-4": Side("a third of the learning rate", {"reinforcement.learningRate": 3e-4}),
@@ -125,48 +128,43 @@ class Class:
         subject, templates = self.base.spec.subject, self.base.spec.reinforcement.prompts.inline or []
         pairs = [(template, named) for template in templates for named in (True, False)]
         judged = {expand(t, subject, identifier=named): reward_text(t, subject) for t, named in pairs}
+        changes = side.changes
+        own, first = self.base.spec.personalization.lora, snapshot(folder, 0)
+        fresh = changes is None and not side.adapted  # TRL's LoRA, on the model that holds the personalization
+        model = self.fused if fresh else WEIGHTS / "pipeline"
+        lora = Lora(rank=TRL_RANK, alpha=TRL_RANK) if fresh else own
+        folder.mkdir(parents=True)
+        network = DiffusionModel.load(model)
+        adapter = Adapter(network, lora, text_encoder=False, seed=0)
+        if not fresh:
+            adapter.load(self.lab.output(self.base, Stage.PERSONALIZE))
+        save_file(adapter.tensors(), first)
         lesson = Lesson(epochs, every, str(WEIGHTS / "clip"), judged, str(folder))
+        if side.adapted:
+            lesson = replace(lesson, adapter=str(first), rank=own.rank, targets=denoiser_targets(network, own))
         path = lesson.save(folder.with_suffix(".lesson.json"))
-        work = self._workload(list(judged), side).save(folder.with_suffix(".work.json"))
-        if side.changes is None:
-            model, lora, start = self.fused, Lora(rank=TRL_RANK, alpha=TRL_RANK), None
-            result, _ = measured([TRL, "learn", work, path], self.threads, None, peers)
-        else:
-            job = self.lab.personalized(
-                Cell(self.subject, self.seed, name, {**_CLIP, **_epochs(epochs), **side.changes})
-            )
+        work = self._workload(list(judged), side, model).save(folder.with_suffix(".work.json"))
+        if changes is not None:
+            recipe = {**_CLIP, "reinforcement.epochs": epochs, **changes}
+            job = self.lab.personalized(Cell(self.subject, self.seed, name, recipe))
             stem = self.lab.folder / "logs" / f"{job.uid}-learn"
             env = pod_environment(job, Stage.REINFORCE, self.lab.folder / "store", stem, self.threads)
-            model, lora = WEIGHTS / "pipeline", job.spec.personalization.lora
-            start = self.lab.output(job, Stage.PERSONALIZE)
             result, _ = measured([OURS, "learn", work, path], self.threads, env)
-        first = snapshot(folder, 0)
-        save_file(_start(model, lora, start), first)
+        else:
+            result, _ = measured([TRL, "learn", work, path], self.threads, None, peers)
         judge = Judge(model, lora, subject, unseen_prompts(), PICTURES)
         marks = list(itertools.accumulate(result.seconds, initial=0.0))
         counts = [0, *range(every, epochs + 1, every)]
         found = [judge.alignment(snapshot(folder, count), JUDGED_STEPS, side.guidance) for count in counts]
         return Curve([marks[count] for count in counts], found)
 
-    def _workload(self, prompts: list[str], side: Side) -> Workload:
+    def _workload(self, prompts: list[str], side: Side, model: Path) -> Workload:
         spec = self.base.spec.reinforcement
         return Workload(
             str(self.fused), "", prompts, "", resolution=64, threads=self.threads, learning_rate=side.rate,
             pictures=spec.prompts_per_epoch * spec.images_per_prompt, sampling_steps=spec.sampling.steps,
             guidance=side.guidance, train_batch=16, clip_range=spec.clip_range,
         )  # fmt: skip
-
-
-def _epochs(epochs: int) -> dict[str, Any]:
-    return {"reinforcement.epochs": epochs}
-
-
-def _start(model: Path, lora: Lora, folder: Path | None) -> dict[str, Any]:
-    """The weights before the first epoch: the personalized adapter, or a fresh one on the model that holds it."""
-    adapter = Adapter(DiffusionModel.load(model), lora, text_encoder=False, seed=0)
-    if folder is not None:
-        adapter.load(folder)
-    return adapter.tensors()
 
 
 def compare(curves: Mapping[str, Curve], ours: str, peer: str) -> Iterator[Measure]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -26,6 +26,9 @@ class Lesson:
         clip: folder of the CLIP that scores.
         judged: the text that is scored for each prompt that is drawn.
         output: folder of the snapshots.
+        adapter: file with the adapter that the peer goes on from; None leaves it the LoRA of its own.
+        rank: of that adapter; its alpha is the same.
+        targets: ends of the names of the layers that it is on.
     """
 
     epochs: int
@@ -33,6 +36,9 @@ class Lesson:
     clip: str
     judged: dict[str, str]
     output: str
+    adapter: str | None = None
+    rank: int = 0
+    targets: list[str] = field(default_factory=list)
 
     def save(self, path: Path) -> Path:
         """Write as JSON."""
@@ -48,7 +54,6 @@ class Lesson:
 def learn(lesson: Lesson, clock: Clock, epoch: Callable[[int], Any], weights: Callable[[], Mapping[str, Any]]) -> None:
     """Go through the epochs; the clock stands still while a snapshot is written, `<epochs done>.safetensors`."""
     folder = Path(lesson.output)
-    folder.mkdir(parents=True)
     for number in range(lesson.epochs):
         before = clock.now()
         epoch(number)

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
+from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from trl import DDPOConfig, DDPOTrainer, DefaultDDPOStableDiffusionPipeline
@@ -34,7 +35,24 @@ def brightness(images: torch.Tensor, _: Sequence[str]) -> torch.Tensor:
     return images.mean(dim=(1, 2, 3))
 
 
-def trainer(work: Workload, scores: Reward = brightness, updates: int = 1) -> Any:
+class Adapted(DefaultDDPOStableDiffusionPipeline):  # type: ignore[misc]
+    """TRL's pipeline with an adapter that exists already in place of its own fresh one of rank 4 on the attention."""
+
+    def __init__(self, model: str, lesson: Lesson) -> None:
+        """Nothing is added before the trainer asks for what it may train."""
+        super().__init__(model)
+        self._lesson = lesson
+
+    def get_trainable_layers(self) -> Any:
+        """Add the adapter, as TRL does its own."""
+        unet, lesson = self.sd_pipeline.unet, self._lesson
+        unet.add_adapter(LoraConfig(r=lesson.rank, lora_alpha=lesson.rank, target_modules=lesson.targets))
+        assert lesson.adapter is not None
+        set_peft_model_state_dict(unet, {n.removeprefix("unet."): t for n, t in load_file(lesson.adapter).items()})
+        return unet
+
+
+def trainer(work: Workload, scores: Reward = brightness, updates: int = 1, lesson: Lesson | None = None) -> Any:
     """TRL's trainer with the workload's numbers, `updates` an epoch, no checkpoints, no logs."""
     config = DDPOConfig(
         mixed_precision=PRECISION[work.dtype],
@@ -54,7 +72,11 @@ def trainer(work: Workload, scores: Reward = brightness, updates: int = 1) -> An
         train_adv_clip_max=work.advantage_clip,
         per_prompt_stat_tracking=True,
     )
-    pipeline = DefaultDDPOStableDiffusionPipeline(work.model)
+    pipeline: Any
+    if lesson is not None and lesson.adapter is not None:
+        pipeline = Adapted(work.model, lesson)
+    else:
+        pipeline = DefaultDDPOStableDiffusionPipeline(work.model)
     # The base's config says nothing of it, and DDIM would clip latents, which have no bounds.
     pipeline.sd_pipeline.scheduler.register_to_config(clip_sample=False)
     if work.guidance == 1:
@@ -102,7 +124,7 @@ def main() -> None:
         update(work, clock, Path(sys.argv[3]), Path(sys.argv[4]))
     elif sys.argv[1] == "learn":
         lesson = Lesson.read(Path(sys.argv[3]))
-        made = trainer(work, Clip(Path(lesson.clip), lesson.judged), UPDATES)
+        made = trainer(work, Clip(Path(lesson.clip), lesson.judged), UPDATES, lesson)
         learn(lesson, clock, lambda number: made.step(number, number), lambda: weights(made))
     else:
         made = trainer(work)
