@@ -168,23 +168,26 @@ class Class:
 
 
 def compare(curves: Mapping[str, Curve], ours: str, peer: str) -> Iterator[Measure]:
-    """Seconds of both to the same alignment: at half, three quarters and all of the gain that both reach."""
+    """Seconds of both to the same alignment: at half, three quarters and all of what we gain."""
     one, other = curves[ours], curves[peer]
     for share in SHARES:
-        goal = level([one, other], share)
+        goal = level(one, share)
+        seconds = other.reaches(goal)
         more: dict[str, float | str] = {
             "side": ours,
             "peer": peer,
             "share_of_gain": share,
             "alignment": round(goal, 4),
             "start": round(one.alignment[0], 4),
+            "peer_best": round(max(other.smooth()), 4),
         }
         yield Measure(
             "reinforce_to_equal_alignment_s",
             "s",
             one.reaches(goal),
-            other.reaches(goal),
+            seconds,
             higher_is_better=False,
+            reason=None if seconds is not None else f"the peer did not reach it in {other.seconds[-1]:.0f} s",
             more=more,
         )
 

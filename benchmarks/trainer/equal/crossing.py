@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 SMOOTHED = 3
@@ -40,7 +39,7 @@ class Curve:
         return None
 
 
-def level(curves: Sequence[Curve], share: float) -> float:
-    """The alignment at a share of the way from the start to the best of the running means that all curves reach."""
-    start = max(curve.alignment[0] for curve in curves)
-    return start + share * (min(max(curve.smooth()) for curve in curves) - start)
+def level(curve: Curve, share: float) -> float:
+    """The alignment at a share of the way from a curve's start to the best of its running means."""
+    start = curve.alignment[0]
+    return start + share * (max(curve.smooth()) - start)

@@ -78,7 +78,11 @@ def trainer(work: Workload, scores: Reward = brightness, updates: int = 1, lesso
     else:
         pipeline = DefaultDDPOStableDiffusionPipeline(work.model)
     # The base's config says nothing of it, and DDIM would clip latents, which have no bounds.
-    pipeline.sd_pipeline.scheduler.register_to_config(clip_sample=False)
+    scheduler = pipeline.sd_pipeline.scheduler
+    scheduler.register_to_config(clip_sample=False)
+    # TRL trains on the last step too, which has no noise where the base's config ends at alpha 1: its log-probabilities
+    # would be those of rounding errors. Stable Diffusion 1.5, which TRL was made for, ends at the first timestep's.
+    scheduler.final_alpha_cumprod = scheduler.alphas_cumprod[0]
     if work.guidance == 1:
         # TRL hands the empty prompts over all the same, and diffusers 0.42 then doubles the batch: give it the prompts.
         pipeline.sd_pipeline._encode_prompt = lambda *_, prompt_embeds, **__: prompt_embeds

@@ -18,7 +18,6 @@ def test_between_snapshots_it_is_a_straight_line(goal: float, seconds: float | N
     assert RISING.reaches(goal) == (None if seconds is None else pytest.approx(seconds))
 
 
-def test_the_level_is_one_that_all_reach():
-    lower = Curve([0, 10, 20, 30], [0.2, 0.5, 0.5, 0.5])  # its running mean ends at .5, the other's at .8
-    assert level([RISING, lower], 1) == pytest.approx(0.5)
-    assert level([RISING, lower], 0.5) == pytest.approx(0.4)  # halfway from the better start, .3
+def test_levels_are_shares_of_the_gain():
+    assert level(RISING, 1) == pytest.approx(0.8)
+    assert level(RISING, 0.5) == pytest.approx(0.55)  # halfway from the start, .3
