@@ -160,6 +160,12 @@ def _tuning() -> Iterator[Recipe]:
         "evaluation.sampling": {"steps": 10, "guidanceScale": 2},
     }
     tries: dict[str, dict[str, Any]] = {
+        "window-3": {
+            "reinforcement.timestepsPerTrajectory": None,
+            "reinforcement.timestepWindow": {"start": 0, "end": 3},
+        },
+        "kl-1": {"reinforcement.klWeight": 1},
+        "likeness-10": {"reinforcement.rewards": [_CLIP, {**_LIKENESS, "weight": 0.1, "params": {"ceiling": 0.5}}]},
         "epochs-84": {"reinforcement.epochs": 84},
         "epochs-84-std": {"reinforcement.epochs": 84, "reinforcement.advantageStd": "epoch"},
         "pictures-128": {"reinforcement.promptsPerEpoch": 16, "reinforcement.epochs": 56},
