@@ -59,6 +59,7 @@ class Side:
         rate: learning rate of TRL.
         guidance: of rollouts, and of the pictures that are judged.
         adapted: TRL goes on from our adapter, not with a fresh LoRA of its own.
+        grouped: TRL draws and compares groups of a prompt's pictures as we do, not one after the other.
     """
 
     says: str
@@ -66,6 +67,7 @@ class Side:
     rate: float = 0.0
     guidance: float = 1.0
     adapted: bool = False
+    grouped: bool = False
 
 
 _CLIP: Final = {"reinforcement.rewards": [{"name": "clip-score", "model": {"s3": {"prefix": "models/miniature/clip"}}}]}
@@ -92,6 +94,9 @@ SIDES: Final = {
     "rate-2e-3": Side("twice the learning rate", {"reinforcement.learningRate": 2e-3}),
     "updates-8": Side("eight updates an epoch", {"reinforcement.updatesPerEpoch": 8}),
     "trl-adapted": Side("TRL with our learning rate, going on from our adapter", rate=1e-3, adapted=True),
+    "trl-grouped": Side(
+        "TRL with our learning rate, our adapter and our groups", rate=1e-3, adapted=True, grouped=True
+    ),
     "trl": Side("TRL with our learning rate", rate=1e-3),
     "kl-10": Side("a thousand times the KL's weight", {"reinforcement.klWeight": 10}),
     "rate-3e-4": Side("a third of the learning rate", {"reinforcement.learningRate": 3e-4}),
@@ -142,6 +147,8 @@ class Class:
         lesson = Lesson(epochs, every, str(WEIGHTS / "clip"), judged, str(folder))
         if side.adapted:
             lesson = replace(lesson, adapter=str(first), rank=own.rank, targets=denoiser_targets(network, own))
+        if side.grouped:
+            lesson = replace(lesson, group=self.base.spec.reinforcement.images_per_prompt)
         path = lesson.save(folder.with_suffix(".lesson.json"))
         work = self._workload(list(judged), side, model).save(folder.with_suffix(".work.json"))
         if changes is not None:

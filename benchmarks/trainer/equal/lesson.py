@@ -29,6 +29,7 @@ class Lesson:
         adapter: file with the adapter that the peer goes on from; None leaves it the LoRA of its own.
         rank: of that adapter; its alpha is the same.
         targets: ends of the names of the layers that it is on.
+        group: pictures of a prompt that the peer draws together and compares; 0 leaves it its own way.
     """
 
     epochs: int
@@ -39,6 +40,7 @@ class Lesson:
     adapter: str | None = None
     rank: int = 0
     targets: list[str] = field(default_factory=list)
+    group: int = 0
 
     def save(self, path: Path) -> Path:
         """Write as JSON."""

@@ -35,6 +35,12 @@ def brightness(images: torch.Tensor, _: Sequence[str]) -> torch.Tensor:
     return images.mean(dim=(1, 2, 3))
 
 
+def groups_of(size: int) -> dict[str, int]:
+    """Settings with which a prompt's advantages come from so many pictures of this epoch; 0 leaves TRL's own."""
+    names = ("per_prompt_stat_tracking_buffer_size", "per_prompt_stat_tracking_min_count")
+    return dict.fromkeys(names, size) if size else {}
+
+
 class Adapted(DefaultDDPOStableDiffusionPipeline):  # type: ignore[misc]
     """TRL's pipeline with an adapter that exists already in place of its own fresh one of rank 4 on the attention."""
 
@@ -54,6 +60,7 @@ class Adapted(DefaultDDPOStableDiffusionPipeline):  # type: ignore[misc]
 
 def trainer(work: Workload, scores: Reward = brightness, updates: int = 1, lesson: Lesson | None = None) -> Any:
     """TRL's trainer with the workload's numbers, `updates` an epoch, no checkpoints, no logs."""
+    group = lesson.group if lesson else 0
     config = DDPOConfig(
         mixed_precision=PRECISION[work.dtype],
         allow_tf32=False,
@@ -71,6 +78,7 @@ def trainer(work: Workload, scores: Reward = brightness, updates: int = 1, lesso
         train_clip_range=work.clip_range,
         train_adv_clip_max=work.advantage_clip,
         per_prompt_stat_tracking=True,
+        **groups_of(group),
     )
     pipeline: Any
     if lesson is not None and lesson.adapter is not None:
@@ -78,15 +86,11 @@ def trainer(work: Workload, scores: Reward = brightness, updates: int = 1, lesso
     else:
         pipeline = DefaultDDPOStableDiffusionPipeline(work.model)
     # The base's config says nothing of it, and DDIM would clip latents, which have no bounds.
-    scheduler = pipeline.sd_pipeline.scheduler
-    scheduler.register_to_config(clip_sample=False)
-    # TRL trains on the last step too, which has no noise where the base's config ends at alpha 1: its log-probabilities
-    # would be those of rounding errors. Stable Diffusion 1.5, which TRL was made for, ends at the first timestep's.
-    scheduler.final_alpha_cumprod = scheduler.alphas_cumprod[0]
+    pipeline.sd_pipeline.scheduler.register_to_config(clip_sample=False)
     if work.guidance == 1:
         # TRL hands the empty prompts over all the same, and diffusers 0.42 then doubles the batch: give it the prompts.
         pipeline.sd_pipeline._encode_prompt = lambda *_, prompt_embeds, **__: prompt_embeds
-    prompts = itertools.cycle(work.prompts)
+    prompts = itertools.cycle([prompt for prompt in work.prompts for _ in range(group or 1)])
 
     def reward(images: torch.Tensor, drawn: Sequence[str], _: Any) -> tuple[torch.Tensor, dict[str, Any]]:
         return scores(images, drawn), {}
