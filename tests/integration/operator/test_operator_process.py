@@ -247,7 +247,8 @@ def test_the_api_server_goes_away_and_comes_back(bench: Bench, operator: Operato
     pause(3)
     bench.plane.start_api_server()
     bench.end(R1, 0, success(Stage.REINFORCE), count=2)
-    bench.wait_pods(E1, 1)
+    succeed(bench, Stage.EVALUATE)
+    bench.wait_true("Succeeded")
     assert operator.process is not None
     assert operator.process.poll() is None
     assert [s.attempt for s in bench.status().stages] == [1, 1, 1]
