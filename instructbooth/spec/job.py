@@ -30,8 +30,8 @@ class Model(ApiModel):
     )
     compile: bool = Field(
         default=False,
-        description="Make kernels for the denoiser with torch.compile while training: minutes at each start of a stage, "
-        "then faster passes. Needs a C++ compiler in the image.",
+        description="Make kernels for the denoiser with torch.compile while training: minutes at each start of a "
+        "stage, then faster passes. Needs a C++ compiler in the image.",
     )
     cache_claim_name: ObjectName | None = Field(
         default=None, description="A ReadWriteMany claim that keeps downloaded models between jobs."

@@ -21,7 +21,7 @@ from tests.unit.trainer.tiny import TinyWorld
 
 
 def test_compiled_graphs_compute_the_same(tiny: TinyWorld) -> None:
-    torch._dynamo.reset()  # type: ignore[no-untyped-call]
+    torch._dynamo.reset()
     model = DiffusionModel.load(tiny.pipeline)
     adapter = Adapter(model, Lora(rank=2, alpha=2), text_encoder=False, seed=0)
     for parameter in adapter.parameters():
