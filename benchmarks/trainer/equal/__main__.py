@@ -168,7 +168,7 @@ class Class:
     def _workload(self, prompts: list[str], side: Side, model: Path) -> Workload:
         spec = self.base.spec.reinforcement
         return Workload(
-            str(self.fused), "", prompts, "", resolution=64, threads=self.threads, learning_rate=side.rate,
+            str(model), "", prompts, "", resolution=64, threads=self.threads, learning_rate=side.rate,
             pictures=spec.prompts_per_epoch * spec.images_per_prompt, sampling_steps=spec.sampling.steps,
             guidance=side.guidance, train_batch=16, clip_range=spec.clip_range,
         )  # fmt: skip
