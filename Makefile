@@ -104,7 +104,7 @@ results-quick: $(STAMP) ## The experiment's main recipes on one subject with one
 bench-trainer: $(STAMP) $(PEERS)/.installed ## Our trainer beside TRL and diffusers' script (DIFFUSERS_EXAMPLES=folder)
 	$(BIN)/python -m benchmarks.trainer --peers-python $(PEERS)/bin/python $(BENCH)
 
-bench-equal: $(STAMP) $(PEERS)/.installed ## Wall time to equal alignment, beside TRL; our economies one by one (BENCH="--subjects demo patch")
+bench-equal: $(STAMP) $(PEERS)/.installed ## Wall time to equal alignment, beside TRL; our economies one by one (BENCH="--subject patch")
 	$(BIN)/python -m benchmarks.trainer.equal --peers-python $(PEERS)/bin/python $(BENCH)
 
 $(PEERS)/.installed: benchmarks/peers.txt $(STAMP)

@@ -16,7 +16,22 @@ MARK = "RESULT "
 
 
 @dataclass(frozen=True)
-class Workload:
+class Handed:
+    """What a process is handed as a file."""
+
+    def save(self, path: Path) -> Path:
+        """Write as JSON."""
+        path.write_text(json.dumps(asdict(self), indent=1))
+        return path
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """What `save` wrote."""
+        return cls(**json.loads(path.read_text()))
+
+
+@dataclass(frozen=True)
+class Workload(Handed):
     """One model, its prompts and the sizes of everything.
 
     Attributes:
@@ -86,16 +101,6 @@ class Workload:
     def training_passes(self) -> int:
         """Forward and backward passes of an epoch, of `train_batch` pairs each."""
         return ceil(self.pictures * self.trained_steps / self.train_batch)
-
-    def save(self, path: Path) -> Path:
-        """Write as JSON."""
-        path.write_text(json.dumps(asdict(self), indent=1))
-        return path
-
-    @classmethod
-    def read(cls, path: Path) -> Self:
-        """What `save` wrote."""
-        return cls(**json.loads(path.read_text()))
 
 
 @dataclass

@@ -38,8 +38,7 @@ from instructbooth.contract import Stage
 from instructbooth.spec.job import ResolvedJob
 from instructbooth.spec.personalization import Lora
 from instructbooth_trainer.diffusion.adapter import WEIGHTS as ADAPTER_FILE
-from instructbooth_trainer.diffusion.adapter import Adapter, denoiser_targets
-from instructbooth_trainer.diffusion.model import DiffusionModel
+from instructbooth_trainer.diffusion.adapter import denoiser_targets
 from instructbooth_trainer.diffusion.prompts import expand, reward_text
 
 OURS, TRL = "benchmarks.trainer.ours", "benchmarks.trainer.peers.trl_ddpo"
@@ -139,14 +138,13 @@ class Class:
         model = self.fused if fresh else WEIGHTS / "pipeline"
         lora = Lora(rank=TRL_RANK, alpha=TRL_RANK) if fresh else own
         folder.mkdir(parents=True)
-        network = DiffusionModel.load(model)
-        adapter = Adapter(network, lora, text_encoder=False, seed=0)
+        judge = Judge(model, lora, subject, unseen_prompts(), PICTURES)
         if not fresh:
-            adapter.load(self.lab.output(self.base, Stage.PERSONALIZE))
-        save_file(adapter.tensors(), first)
+            judge.adapter.load(self.lab.output(self.base, Stage.PERSONALIZE))
+        save_file(judge.adapter.tensors(), first)
         lesson = Lesson(epochs, every, str(WEIGHTS / "clip"), judged, str(folder))
         if side.adapted:
-            lesson = replace(lesson, adapter=str(first), rank=own.rank, targets=denoiser_targets(network, own))
+            lesson = replace(lesson, adapter=str(first), rank=own.rank, targets=denoiser_targets(judge.model, own))
         if side.grouped:
             lesson = replace(lesson, group=self.base.spec.reinforcement.images_per_prompt)
         path = lesson.save(folder.with_suffix(".lesson.json"))
@@ -159,7 +157,6 @@ class Class:
             result, _ = measured([OURS, "learn", work, path], self.threads, env)
         else:
             result, _ = measured([TRL, "learn", work, path], self.threads, None, peers)
-        judge = Judge(model, lora, subject, unseen_prompts(), PICTURES)
         marks = list(itertools.accumulate(result.seconds, initial=0.0))
         counts = [0, *range(every, epochs + 1, every)]
         found = [judge.alignment(snapshot(folder, count), JUDGED_STEPS, side.guidance) for count in counts]

@@ -18,12 +18,17 @@ from instructbooth_trainer.diffusion.sampling import draw
 
 
 class Judge:
-    """One side's model, and the same noise for every snapshot of every side."""
+    """One side's model, and the same noise for every snapshot of every side.
+
+    Attributes:
+        model: what is judged, without its adapter.
+        adapter: a fresh one until a snapshot is loaded.
+    """
 
     def __init__(self, model: Path, lora: Lora, subject: Subject, templates: Sequence[str], pictures: int) -> None:
         """`pictures` of each template are judged."""
-        self._model = DiffusionModel.load(model)
-        self._adapter = Adapter(self._model, lora, text_encoder=False, seed=0)
+        self.model = DiffusionModel.load(model)
+        self.adapter = Adapter(self.model, lora, text_encoder=False, seed=0)
         chosen = [template for template in templates for _ in range(pictures)]
         self._prompts = [expand(template, subject, identifier=True) for template in chosen]
         self._asked = [reward_text(template, subject) for template in chosen]
@@ -31,7 +36,7 @@ class Judge:
 
     def alignment(self, snapshot: Path, steps: int, guidance: float) -> float:
         """Share of the pictures that show all that was asked for."""
-        self._adapter.load_tensors(load_file(snapshot))
+        self.adapter.load_tensors(load_file(snapshot))
         generators = [keyed_generator(*key) for key in self._noise]
-        images = draw(self._model, self._prompts, generators, steps, guidance)
+        images = draw(self.model, self._prompts, generators, steps, guidance)
         return float(Oracle()(images, self._asked).mean())

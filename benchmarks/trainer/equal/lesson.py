@@ -5,19 +5,19 @@ Standard library, torch and safetensors only: peers have an environment of their
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from safetensors.torch import save_file
 
 from benchmarks.trainer.clock import Clock
+from benchmarks.trainer.workload import Handed
 
 
 @dataclass(frozen=True)
-class Lesson:
+class Lesson(Handed):
     """How long one side learns, from what.
 
     Attributes:
@@ -41,16 +41,6 @@ class Lesson:
     rank: int = 0
     targets: list[str] = field(default_factory=list)
     group: int = 0
-
-    def save(self, path: Path) -> Path:
-        """Write as JSON."""
-        path.write_text(json.dumps(asdict(self), indent=1))
-        return path
-
-    @classmethod
-    def read(cls, path: Path) -> Self:
-        """What `save` wrote."""
-        return cls(**json.loads(path.read_text()))
 
 
 def learn(lesson: Lesson, clock: Clock, epoch: Callable[[int], Any], weights: Callable[[], Mapping[str, Any]]) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from instructbooth.contract import Stage
+from instructbooth.spec.job import ResolvedJob
 from instructbooth.spec.personalization import Lora
 from instructbooth_trainer.diffusion.adapter import Adapter
 from instructbooth_trainer.diffusion.model import DiffusionModel
@@ -43,8 +44,11 @@ def test_compiled_graphs_compute_the_same(tiny: TinyWorld) -> None:
     assert not any("_orig_mod" in name for name in adapter.tensors()), "files keep their names"
 
 
-def test_without_a_compiler_the_field_is_named(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("stage", [Stage.PERSONALIZE, Stage.REINFORCE])
+def test_without_a_compiler_the_field_is_named(
+    lab: Lab, personalized: ResolvedJob, monkeypatch: pytest.MonkeyPatch, stage: Stage
+) -> None:
     monkeypatch.setenv("PATH", "")
-    job = lab.job("compiled", model={"compile": True})
+    job = lab.job(personalized.uid, model={"compile": True})
     with pytest.raises(UserError, match=r"CompilerMissing: spec\.model\.compile: .* needs a C\+\+ compiler"):
-        lab.run(job, Stage.PERSONALIZE)
+        lab.run(job, stage)
