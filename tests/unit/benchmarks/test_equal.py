@@ -28,7 +28,7 @@ def test_levels_are_shares_of_the_gain():
 
 def test_seconds_to_the_same_alignment_are_compared(tmp_path):
     book = Notebook(tmp_path / "curves.jsonl", subject="demo", seed=0)
-    Notebook(tmp_path / "curves.jsonl", subject="demo", seed=1).add("ours", Curve([0], [0]))
+    Notebook(tmp_path / "curves.jsonl", subject="demo", seed=1).add("kl-10", Curve([0], [0]))
     book.add("ours", RISING)
     book.add("trl", Curve([0, 30, 60, 90, 120], RISING.alignment))  # the same, three times as slowly
     book.add("trl-own-rate", Curve([0, 100], [0.3, 0.3]))
