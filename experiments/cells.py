@@ -2,7 +2,8 @@
 
 Everything lies in a local store under names made from what went in (spec, weights, code), so that a second call does
 only what is missing, a changed recipe never meets the files of an old one, and cells that differ in reinforcement alone
-share their personalization. A stage that is stopped goes on from its last checkpoint.
+share their personalization, its evaluation and that of the base model. A stage that is stopped goes on from its last
+checkpoint.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import copy
 import fcntl
 import hashlib
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,7 +29,7 @@ import yaml
 from experiments.pods import pod_environment
 from experiments.versions import code_version
 from instructbooth.artifacts.layout import MANIFEST, RunLayout
-from instructbooth.contract import STAGES, ExitCode, Stage
+from instructbooth.contract import ExitCode, Stage
 from instructbooth.spec.job import InstructBoothJobSpec, ResolvedJob
 from instructbooth_miniature.pictures import draw_subject
 from instructbooth_miniature.subjects import HELD_OUT_SUBJECTS
@@ -87,7 +90,7 @@ def subject_changes(name: str) -> dict[str, Any]:
     """What makes a manifest of the miniature world one of another subject."""
     return {
         "subject.images": {"s3": {"prefix": f"subjects/{name}"}},
-        "subject.description": HELD_OUT_SUBJECTS[name].description(3),
+        "subject.description": HELD_OUT_SUBJECTS[name].description(2),
     }
 
 
@@ -169,8 +172,10 @@ class Laboratory:
     def run(self, cell: Cell) -> Path:
         """Take a cell through all stages; returns the evaluation's output. Raises CellFailed, CellStopped."""
         job = self.personalized(cell)
-        for stage in STAGES[1:]:
-            self._stage(job, stage)
+        self._stage(job, Stage.REINFORCE)
+        self._share_evaluation(job)
+        self._stage(job, Stage.EVALUATE)
+        self._share_evaluation(job)
         return self.output(job, Stage.EVALUATE)
 
     def personalized(self, cell: Cell) -> ResolvedJob:
@@ -185,6 +190,27 @@ class Laboratory:
             shared.parent.mkdir(parents=True, exist_ok=True)
             shared.symlink_to(self.bucket / RunLayout.of(first).stage(Stage.PERSONALIZE))
         return job
+
+    def _share_evaluation(self, job: ResolvedJob) -> None:
+        """Take the pictures of models that cells have in common from who drew them first, or lend one's own.
+
+        An evaluation takes parts that are there if they were drawn as it would draw them itself (decision 0017).
+        """
+        wire, done = job.spec.to_wire(), (self.output(job, Stage.EVALUATE) / MANIFEST).exists()
+        own = self.bucket / RunLayout.of(job).attempt(Stage.EVALUATE, 1) / "parts"
+        drawn_by = {"base": ["subject", "model", "evaluation"]}
+        drawn_by["personalized"] = [*drawn_by["base"], "personalization"]
+        for model, fields in drawn_by.items():
+            key = json.dumps([[wire[name] for name in fields], self.weights, self.code], sort_keys=True)
+            common = self.folder / "drawn" / f"{model}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+            source, target = (own / model, common) if done else (common, own / model)
+            with self._locks[str(common)]:
+                if source.exists() and not target.exists():
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    partial = target.with_name(f".{target.name}")
+                    shutil.rmtree(partial, ignore_errors=True)
+                    shutil.copytree(source, partial, copy_function=os.link)
+                    partial.rename(target)
 
     def _stage(self, job: ResolvedJob, stage: Stage) -> None:
         """Run a stage as the pod would, unless its output is there. Raises CellFailed, CellStopped."""

@@ -95,7 +95,7 @@ def _main() -> Iterator[Recipe]:
             "reinforcement.identifierFreeShare": 0,
             "reinforcement.klWeight": 0,
             "reinforcement.rewards": _ALIGNMENT_ALONE,
-            "reinforcement.timestepsPerTrajectory": None,
+            "reinforcement.timestepWindow": None,
             "reinforcement.advantageStd": "epoch",
         },
     )
@@ -124,60 +124,47 @@ def _guards() -> Iterator[Recipe]:
         )  # fmt: skip
 
 
-SENSITIVITY: Final[dict[str, tuple[str, tuple[Any, ...]]]] = {
-    "share": ("reinforcement.identifierFreeShare", (0.25, 0.75, 1)),
-    "kl": ("reinforcement.klWeight", (0.001, 0.1, 1)),
-    "group": ("reinforcement.imagesPerPrompt", (4, 16)),
-    "clip": ("reinforcement.clipRange", (5e-5, 1e-3)),
-    "trained-steps": ("reinforcement.timestepsPerTrajectory", (2, 7)),
-    "drawn-steps": ("reinforcement.sampling", ({"steps": 6, "guidanceScale": 1}, {"steps": 12, "guidanceScale": 1})),
-    "epochs": ("reinforcement.epochs", (14, 56)),
-    "reward": ("reinforcement.rewards", (_ALIGNMENT_ALONE,)),
+SENSITIVITY: Final[dict[str, tuple[str, dict[str, Any]]]] = {
+    "share": ("reinforcement.identifierFreeShare", {"0.25": 0.25, "0.75": 0.75, "1": 1}),
+    "phrase": ("reinforcement.identifierFreePhrase", {"description": "description"}),
+    "kl": ("reinforcement.klWeight", {"0.1": 0.1, "1": 1}),
+    "group": ("reinforcement.imagesPerPrompt", {"4": 4, "16": 16}),
+    "clip": ("reinforcement.clipRange", {"5e-05": 5e-5, "0.001": 1e-3}),
+    "window": ("reinforcement.timestepWindow", {"0 to 1": {"end": 2}, "0 to 4": {"end": 5}, "all": None}),
+    "drawn-steps": (
+        "reinforcement.sampling",
+        {"steps 6": {"steps": 6, "guidanceScale": 1}, "steps 12": {"steps": 12, "guidanceScale": 1}},
+    ),
+    "epochs": ("reinforcement.epochs", {"10": 10, "40": 40}),
+    "reward": ("reinforcement.rewards", {"alignment alone": _ALIGNMENT_ALONE}),
 }
-"""What is changed alone, by name: the field, and its values besides the manifest's."""
+"""What is changed alone, by name: the field, and its values besides the manifest's as they are shown."""
 PICTURES_PER_EPOCH: Final = 64
 
 
 def _sensitivity() -> Iterator[Recipe]:
     for name, (path, values) in SENSITIVITY.items():
-        for value in values:
+        for shown, value in values.items():
             changes = {path: value}
-            shown = f"{value:g}" if isinstance(value, int | float) else "alignment alone"
-            if name == "drawn-steps":
-                shown = str(value["steps"])
             if name == "group":  # as many pictures an epoch: fewer prompts with larger groups
                 changes["reinforcement.promptsPerEpoch"] = PICTURES_PER_EPOCH // value
-            title = f"{path.removeprefix('reinforcement.')}{'.steps' if name == 'drawn-steps' else ''} {shown}"
+            title = f"{path.removeprefix('reinforcement.')} {shown}"
             file = f"{name}-{shown.replace(' ', '-')}"
             yield Recipe(file, title, title, "sensitivity", changes, subjects=FEW_SUBJECTS, seeds=FEW_SEEDS)
 
 
 def _tuning() -> Iterator[Recipe]:
     """In the order in which they would be tried; docs/decisions/0019 says why."""
-    guided: dict[str, Any] = {
-        "reinforcement.epochs": 56,
-        "reinforcement.sampling": {"steps": 8, "guidanceScale": 2},
-        "evaluation.sampling": {"steps": 10, "guidanceScale": 2},
-    }
     tries: dict[str, dict[str, Any]] = {
-        "window-3": {
-            "reinforcement.timestepsPerTrajectory": None,
-            "reinforcement.timestepWindow": {"start": 0, "end": 3},
-        },
-        "kl-1": {"reinforcement.klWeight": 1},
         "likeness-10": {"reinforcement.rewards": [_CLIP, {**_LIKENESS, "weight": 0.1, "params": {"ceiling": 0.5}}]},
-        "epochs-84": {"reinforcement.epochs": 84},
-        "epochs-84-std": {"reinforcement.epochs": 84, "reinforcement.advantageStd": "epoch"},
-        "pictures-128": {"reinforcement.promptsPerEpoch": 16, "reinforcement.epochs": 56},
-        "all-steps": {"reinforcement.epochs": 56, "reinforcement.timestepsPerTrajectory": 7},
-        "updates-8": {"reinforcement.epochs": 56, "reinforcement.updatesPerEpoch": 8},
-        "rate-2e-3": {"reinforcement.epochs": 56, "reinforcement.learningRate": 2e-3},
-        "rate-5e-4": {"reinforcement.epochs": 84, "reinforcement.learningRate": 5e-4},
-        "free-75": {"reinforcement.epochs": 56, "reinforcement.identifierFreeShare": 0.75},
-        "guided": guided,
-        "guided-rollouts": guided | {"reinforcement.guidanceInTraining": False},
-        "wider-prompts": {"reinforcement.epochs": 56, "reinforcement.prompts": {"inline": _WIDER}},
-        "personalize-320": {"reinforcement.epochs": 56, "personalization.steps": 320},
+        "personalize-320": {"personalization.steps": 320},
+        "updates-8": {"reinforcement.updatesPerEpoch": 8},
+        "rate-5e-4": {"reinforcement.epochs": 40, "reinforcement.learningRate": 5e-4},
+        "guided-rollouts": {
+            "reinforcement.sampling": {"steps": 8, "guidanceScale": 2},
+            "reinforcement.guidanceInTraining": False,
+        },
+        "wider-prompts": {"reinforcement.prompts": {"inline": _WIDER}},
     }
     for name, changes in tries.items():
         says = " ".join(f"{path}={value}" for path, value in changes.items() if path != "reinforcement.prompts")

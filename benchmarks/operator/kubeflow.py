@@ -16,8 +16,9 @@ import yaml
 from benchmarks.operator.contender import GPUS_PER_POD, PODS_PER_STAGE, Contender
 from benchmarks.operator.install import collection, install, kustomize_objects, module_folder, module_version
 from benchmarks.operator.plane import BenchPlane, machine_address
+from instructbooth.cli.ports import free_port
 from tests.integration.operator.plane import JsonObject, Refused, unverified
-from tests.machine import binary, free_port
+from tests.machine import binary
 
 TRAINER, JOBSET = "github.com/kubeflow/trainer/v2", "sigs.k8s.io/jobset"
 TRAINER_NAMESPACE, JOBSET_NAMESPACE = "kubeflow-system", "jobset-system"

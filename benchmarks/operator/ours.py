@@ -13,10 +13,10 @@ import yaml
 from benchmarks.operator.contender import GPUS_PER_POD, PODS_PER_STAGE, Contender
 from benchmarks.operator.install import helm_objects, install
 from benchmarks.operator.plane import BenchPlane
+from instructbooth.cli.ports import free_port
 from instructbooth.contract import GROUP, PLURAL, STAGES, VERSION, Label
 from tests.integration.operator.bench import Rank0
 from tests.integration.operator.plane import ROOT, JsonObject
-from tests.machine import free_port
 
 NAMESPACE = "instructbooth-system"
 PARTS = ("personalization", "reinforcement", "evaluation")

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import yaml
 
+from instructbooth.cli.ports import free_port
 from tests.integration.operator.plane import ControlPlane, JsonObject
-from tests.machine import free_port
 
 NODES, GPUS_PER_NODE = 50, 8
 # At the default of 20 requests a second the Job controller is the bottleneck of every scale test.

@@ -15,8 +15,8 @@ from benchmarks.measure import Measure
 from benchmarks.trainer.job import ADAPTER, Bench
 from benchmarks.trainer.sides import Peers, Spent, measured, run, timed
 from benchmarks.trainer.workload import Result, Workload, typical
+from instructbooth.cli.ports import free_port
 from instructbooth.contract import Stage
-from tests.machine import free_port
 
 OURS, FLOOR, STAGE = "benchmarks.trainer.ours", "benchmarks.trainer.floor", "instructbooth_trainer.main"
 TRL, SCRIPT = "benchmarks.trainer.peers.trl_ddpo", "benchmarks.trainer.peers.dreambooth_script"

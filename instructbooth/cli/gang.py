@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from instructbooth.cli.ports import free_port
 from instructbooth.contract import Env, ExitCode, Outcome, Stage
 
 PEER_GRACE = 30.0  # seconds the others have to end after one of them failed
@@ -99,7 +99,7 @@ class Gang:
         self._spec = spec
         self._readers: list[threading.Thread] = []
         self._children: list[subprocess.Popen[bytes]] = []
-        port = _free_port()
+        port = free_port()
         spec.logs.mkdir(parents=True, exist_ok=True)
         for node in range(spec.nodes):
             child = subprocess.Popen(
@@ -180,9 +180,3 @@ def _read(stream: IO[bytes], log: Path, node: int, on_line: OnLine) -> None:
             file.write(line)
             file.flush()
             on_line(node, line.decode(errors="replace").rstrip("\n"))
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -125,7 +125,12 @@ class Reinforcement(StageBase):
     )
     identifier_free_share: Share = Field(
         default=0.5,
-        description="Share of the prompts that name the subject by description only (the paper's second technique).",
+        description="Share of the prompts without identifier (the paper's second technique).",
+    )
+    identifier_free_phrase: Literal["className", "description"] = Field(
+        default="className",
+        description="What those prompts call the subject. The class noun keeps obeying where the description has "
+        "learned the photos' background with the identifier.",
     )
     rewards: Annotated[list[RewardSpec], Field(min_length=1, max_length=16)] = Field(
         description="Weighted sum of rewards."

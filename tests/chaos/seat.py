@@ -11,10 +11,10 @@ from pathlib import Path
 import yaml
 from aiohttp import ClientError, ClientSession, ClientTimeout
 
+from instructbooth.cli.ports import free_port
 from tests.chaos.faults import Script
 from tests.chaos.operator_process import KUBECONFIG, OperatorProcess
 from tests.chaos.proxy import Proxy
-from tests.machine import free_port
 
 NOWHERE = "http://127.0.0.1:9/{host}"  # no rank 0 answers: progress is not what is tested here
 

@@ -11,7 +11,8 @@ import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.machine import binary, free_port
+from instructbooth.cli.ports import free_port
+from tests.machine import binary
 
 USER, PASSWORD = "test-user", "test-password"
 

@@ -39,7 +39,7 @@ from instructbooth.spec.job import ResolvedJob
 from instructbooth.spec.personalization import Lora
 from instructbooth_trainer.diffusion.adapter import WEIGHTS as ADAPTER_FILE
 from instructbooth_trainer.diffusion.adapter import denoiser_targets
-from instructbooth_trainer.diffusion.prompts import expand, reward_text
+from instructbooth_trainer.diffusion.prompts import expand, identifier_free, reward_text
 
 OURS, TRL = "benchmarks.trainer.ours", "benchmarks.trainer.peers.trl_ddpo"
 TRL_RANK: Final = 4  # of its LoRA, on the attention's projections; it has no other
@@ -78,15 +78,18 @@ def _guided(guidance: float) -> dict[str, Any]:
 
 SIDES: Final = {
     "ours": Side("the demo's manifest, paid by the CLIP alone", {}),
-    "all-steps": Side("every step of a trajectory is trained on", {"reinforcement.timestepsPerTrajectory": None}),
+    "all-steps": Side("noise in every step, and all of them trained on", {"reinforcement.timestepWindow": None}),
+    "four-steps": Side(
+        "noise in every step, and four random ones of each trajectory trained on",
+        {"reinforcement.timestepWindow": None, "reinforcement.timestepsPerTrajectory": 4},
+    ),
+    "description": Side(
+        "prompts without identifier say the description", {"reinforcement.identifierFreePhrase": "description"}
+    ),
     "one-update": Side("one update an epoch", {"reinforcement.updatesPerEpoch": 1}),
     "guided": Side("guidance 2 in rollouts and in training", _guided(2), guidance=2),
     "guided-rollouts": Side(
         "guidance 2 in rollouts alone", {**_guided(2), "reinforcement.guidanceInTraining": False}, guidance=2
-    ),
-    "window-3": Side(
-        "noise in the first three steps alone, and all of them trained on",
-        {"reinforcement.timestepsPerTrajectory": None, "reinforcement.timestepWindow": {"start": 0, "end": 3}},
     ),
     "no-kl": Side("no KL, and so no passes of the reference", {"reinforcement.klWeight": 0}),
     "epoch-spread": Side("advantages by the epoch's spread", {"reinforcement.advantageStd": "epoch"}),
@@ -130,8 +133,9 @@ class Class:
         """Let one side learn, and judge what it left."""
         side, folder = SIDES[name], self.lab.folder / f"{name}-{self.base.uid}"
         subject, templates = self.base.spec.subject, self.base.spec.reinforcement.prompts.inline or []
-        pairs = [(template, named) for template in templates for named in (True, False)]
-        judged = {expand(t, subject, identifier=named): reward_text(t, subject) for t, named in pairs}
+        free = identifier_free(subject, self.base.spec.reinforcement.identifier_free_phrase)
+        called = [(t, who, named) for t in templates for who, named in ((subject, True), (free, False))]
+        judged = {expand(t, who, identifier=named): reward_text(t, who) for t, who, named in called}
         changes = side.changes
         own, first = self.base.spec.personalization.lora, snapshot(folder, 0)
         fresh = changes is None and not side.adapted  # TRL's LoRA, on the model that holds the personalization

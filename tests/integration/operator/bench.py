@@ -16,11 +16,11 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+from instructbooth.cli.ports import free_port
 from instructbooth.contract import CONTAINER, Label, Outcome
 from instructbooth.reconcile.conditions import find
 from instructbooth.spec.status import Condition, InstructBoothJobStatus, Progress
 from tests.integration.operator.plane import ControlPlane, JsonObject, Refused
-from tests.machine import free_port
 from tests.unit.reconcile.world import job_object
 
 START_SECONDS = 120  # two busy cores need their time to import it all

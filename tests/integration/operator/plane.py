@@ -21,7 +21,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.machine import BIN, binary, free_port
+from instructbooth.cli.ports import free_port
+from tests.machine import BIN, binary
 
 ROOT = Path(__file__).resolve().parents[3]
 JsonObject = dict[str, Any]

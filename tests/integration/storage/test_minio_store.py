@@ -19,10 +19,10 @@ from instructbooth.artifacts.checkpoints import CheckpointRef, list_checkpoints,
 from instructbooth.artifacts.commit import commit, fetch
 from instructbooth.artifacts.layout import RunLayout
 from instructbooth.artifacts.s3 import Patience, S3Store
+from instructbooth.cli.ports import free_port
 from instructbooth.contract import Stage
 from tests.integration.minio_server import PASSWORD, USER, Server
 from tests.integration.storage.conftest import SHORT, Wire, config
-from tests.machine import free_port
 
 pytestmark = pytest.mark.minio
 

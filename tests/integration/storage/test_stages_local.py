@@ -21,11 +21,11 @@ from PIL import Image
 
 from instructbooth.artifacts.commit import fetch
 from instructbooth.artifacts.local import LocalStore
+from instructbooth.cli.ports import free_port
 from instructbooth.contract import Env, ExitCode, Outcome, Stage
 from instructbooth.spec.job import ResolvedJob
 from instructbooth_trainer.report.evaluation import Evaluation, mean_of
 from instructbooth_trainer.runtime.outcome import parse
-from tests.machine import free_port
 from tests.unit.trainer.harness import BUCKET, Lab
 from tests.unit.trainer.tiny import TinyWorld, make_tiny_world
 

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from instructbooth.artifacts.s3 import S3Store
+from instructbooth.cli.ports import free_port
 from instructbooth.contract import Env, ExitCode, Outcome
 from instructbooth.spec.job import ResolvedJob
 from instructbooth_trainer.runtime.outcome import parse
 from tests.integration.minio_server import PASSWORD, USER, Server
 from tests.integration.storage.conftest import SHORT, config
-from tests.machine import free_port
 from tests.unit.trainer.harness import spec
 
 LIMIT = 150  # seconds until a pod is taken for hanging

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 
 import pytest
@@ -116,7 +117,13 @@ def test_evaluated_are_the_trained_prompts_and_the_held_out_ones_once_each() -> 
     assert all_prompts(spec) == ["a", "b", "c"]
 
 
-def test_cells_that_differ_in_reinforcement_alone_share_their_personalization(tmp_path: Path) -> None:
+def drawn_anew(logs: Path, output: Path) -> set[str]:
+    """Models whose pictures a cell's evaluation did not find."""
+    uid = output.parents[2].name
+    return set(re.findall(r"(\w+) model, prompt", (logs / f"{uid}-evaluate.log").read_text()))
+
+
+def test_cells_that_differ_in_reinforcement_alone_share_all_else(tmp_path: Path) -> None:
     lab = Laboratory(tmp_path, MANIFEST)
     lab.prepare(["patch"])
     one = Cell("patch", 3, "one", SMALL)
@@ -129,7 +136,9 @@ def test_cells_that_differ_in_reinforcement_alone_share_their_personalization(tm
     before = {path: path.stat().st_mtime_ns for path in logs.glob("*.log")}
     lab.run(one)
     assert {path: path.stat().st_mtime_ns for path in logs.glob("*.log")} == before
-    lab.run(two)
+    other = lab.run(two)
+    assert drawn_anew(logs, output) == {"base", "personalized", "reinforced"}
+    assert drawn_anew(logs, other) == {"reinforced"}
     assert [path.name.split("-")[1] for path in set(logs.glob("*.log")) - set(before)].count("personalize.log") == 0
     jobs = [lab.job(cell) for cell in (one, two)]
     assert jobs[0].uid != jobs[1].uid

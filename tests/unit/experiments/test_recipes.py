@@ -49,7 +49,7 @@ def test_the_main_recipes_are_each_one_thing_less(lab):
         0,
     )
     assert peer.reinforcement.advantage_std == "epoch"
-    assert peer.reinforcement.timesteps_per_trajectory is None
+    assert (peer.reinforcement.timesteps_per_trajectory, peer.reinforcement.timestep_window) == (None, None)
     assert {part.name: part.weight for part in peer.reinforcement.rewards} == {"clip-score": 1, "subject-identity": 0}
     pictures = {
         name: (s.reinforcement.epochs, s.reinforcement.prompts_per_epoch * s.reinforcement.images_per_prompt)
@@ -110,7 +110,7 @@ def test_plan_begins_with_whole_sets_of_the_first_seed():
     assert groups == ["main", "guards", "sensitivity"]
     assert RECIPES[cells[-1].recipe].group == "sensitivity"
     assert max(Counter(map(str, cells)).values()) == 1
-    assert {cell.recipe for cell in plan(["try-epochs-84"])} == {"try-epochs-84"}
+    assert {cell.recipe for cell in plan(["try-updates-8"])} == {"try-updates-8"}
     with pytest.raises(KeyError, match="nonsense"):
         plan(["nonsense"])
 

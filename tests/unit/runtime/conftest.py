@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
+from instructbooth.cli.ports import free_port
 from instructbooth.contract import Env, Outcome, Stage
 from instructbooth.spec.job import ResolvedJob
 from instructbooth_trainer.runtime.outcome import parse
-from tests.machine import free_port
 
 ROOT = Path(__file__).parents[3]
 STUB = ("tests.unit.runtime.stub_trainer", "launch")

@@ -83,6 +83,9 @@ def check_part_scale(module: ModuleType) -> None:
     parts = torch.tensor([[1.0, 2.0, 3.0], [10.0, 10.0, 10.0], [0.0, 2.0, 4.0]])
     close(module.part_scale(parts), [[2.0, 0.816497], [10.0, 1.0], [2.0, 1.632993]])
     close(module.part_scale(torch.tensor([[0.0, 1e-7]])), [[5e-8, 1.0]])
+    # Over the pictures that a part looks at: 1 and 3 have mean 2 and std 1. One that looks at none has no unit.
+    nan = float("nan")
+    close(module.part_scale(torch.tensor([[1.0, nan, 3.0], [nan, nan, nan]])), [[2.0, 1.0], [0.0, 1.0]])
 
 
 def check_weighted_sum(module: ModuleType) -> None:
@@ -98,6 +101,10 @@ def check_weighted_sum(module: ModuleType) -> None:
     # 2 (0, 0.5, 1) + 3 (1, 1, 1) + (0, 1, 2) = (3, 5, 7).
     scale = torch.tensor([[1.0, 2.0], [9.0, 1.0], [100.0, 100.0]])
     close(module.weighted_sum(parts, weights, some, scale), [3.0, 5.0, 7.0])
+    # What a part does not look at it adds nothing to: 2 (1, -, 3) + 3 (4, 5, -) = (14, 15, 6), normalised (-5, 3, 2).
+    partly = torch.tensor([[1.0, float("nan"), 3.0], [4.0, 5.0, float("nan")]])
+    close(module.weighted_sum(partly, [2.0, 3.0], [False, False]), [14.0, 15.0, 6.0])
+    close(module.weighted_sum(partly, [2.0, 3.0], [True, True]), [-5.0, 3.0, 2.0])
 
 
 def check_add_noise(module: ModuleType) -> None:

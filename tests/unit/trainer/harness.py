@@ -15,13 +15,13 @@ from typing import Any
 
 import pytest
 
+from instructbooth.cli.ports import free_port
 from instructbooth.contract import Env, Outcome, Stage
 from instructbooth.spec.job import ResolvedJob
 from instructbooth_trainer.diffusion.adapter import WEIGHTS
 from instructbooth_trainer.runtime.environment import PodEnvironment
 from instructbooth_trainer.runtime.stop import StopFlag
 from instructbooth_trainer.runtime.worker import load_recipe, make_context
-from tests.machine import free_port
 from tests.unit.trainer.tiny import TinyWorld
 
 BUCKET = "runs"

@@ -206,7 +206,7 @@ def test_identity_is_measured_where_the_prompt_has_the_identifier() -> None:
 
     judges = Judges(WeightedReward([Part("bright", 1.0, Bright())]), ("bright", Bright()), diversity=True)
     pictures = torch.stack([torch.full((3, 32, 32), value) for value in (0.1, 0.3, 0.8, 0.8)])
-    columns = judges(pictures, [""] * 4)
+    columns = judges(pictures, [""] * 4, [True] * 4)
     assert columns.shape == (judges.rows, 4)
     groups = torch.tensor([0, 0, 1, 1])
     verdict = judges.verdict(columns, groups, [True, False, True, False])

@@ -158,30 +158,32 @@ def test_scoring_behind_the_drawing_changes_no_bit(
     assert torch.equal(validated, stage.rollouts.validate(3).scores)
 
 
-def test_rewards_never_read_the_identifier(
-    lab: Lab, personalized: ResolvedJob, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("phrase", "noun"), [("className", "mascot"), ("description", "striped star mascot")])
+def test_what_is_drawn_and_what_rewards_read(
+    lab: Lab, personalized: ResolvedJob, monkeypatch: pytest.MonkeyPatch, phrase: str, noun: str
 ) -> None:
-    stage = stage_object(lab, second_stage(lab, personalized))
-    read: list[str] = []
-    drawn: list[str] = []
+    """Never the identifier, and of prompts without one what those prompts say."""
+    prompts = {"inline": ["a {subject} on red", "a red ball"]}
+    stage = stage_object(lab, second_stage(lab, personalized, identifierFreePhrase=phrase, prompts=prompts))
+    read: set[tuple[str, bool]] = set()
+    drawn: set[str] = set()
     original, encode = stage.rollouts.reward.__call__, stage.model.encode_prompts
 
-    def spy(images: torch.Tensor, prompts: list[str]) -> torch.Tensor:
-        read.extend(prompts)
-        return original(images, prompts)
+    def spy(images: torch.Tensor, prompts: list[str], asked: list[bool]) -> torch.Tensor:
+        read.update(zip(prompts, asked, strict=True))
+        return original(images, prompts, asked)
 
     def encode_spy(prompts: list[str]) -> Encoding:
-        drawn.extend(prompts)
+        drawn.update(prompts)
         return encode(prompts)
 
-    monkeypatch.setattr(WeightedReward, "__call__", lambda self, images, prompts: spy(images, prompts))
+    monkeypatch.setattr(WeightedReward, "__call__", lambda self, *given: spy(*given))
     monkeypatch.setattr(stage.model, "encode_prompts", encode_spy)
-    for epoch in range(2):
+    for epoch in range(4):
         stage.rollouts.collect(epoch)
-    assert len(read) == 24
-    assert all("sks" not in text.split(" ") and "striped star mascot" in text for text in read)
-    assert any("sks" in text.split(" ") for text in drawn)
-    assert any("sks" not in text.split(" ") for text in drawn)
+    assert drawn == {"a sks striped star mascot on red", f"a {noun} on red", "a red ball"}
+    free = (f"a {noun} on red", phrase == "description")
+    assert read == {("a striped star mascot on red", True), free, ("a red ball", False)}
 
 
 def test_early_stopping_keeps_the_best_adapter(lab: Lab, personalized: ResolvedJob) -> None:

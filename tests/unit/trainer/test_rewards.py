@@ -186,6 +186,16 @@ class Fixed:
         return self.answer
 
 
+class Resembles(Fixed):
+    """One that compares with the subject's pictures; its answer is the first pixel."""
+
+    compares_subject = True
+
+    def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        assert len(images) == len(prompts)
+        return images[:, 0, 0, 0]
+
+
 class Broken:
     """A reward that raises."""
 
@@ -202,7 +212,7 @@ def test_a_failing_reward_is_an_error(reward: Fixed | Broken) -> None:
 def test_weighted_sum() -> None:
     # 2 * (1, 3) - 0.5 * (4, 2) = (0, 5): mean 2.5, std 2.5.
     reward = WeightedReward([Part("a", 2.0, Fixed(1.0, 3.0)), Part("b", -0.5, Fixed(4.0, 2.0))])
-    scores = reward(torch.zeros(2, 3, 4, 4), ["x", "y"])
+    scores = reward(torch.zeros(2, 3, 4, 4), ["x", "y"], [True, False])
     assert scores.tolist() == [[1.0, 3.0], [4.0, 2.0]]
     assert reward.total(scores).tolist() == [0.0, 5.0]
     assert reward.numbers(scores) == {"reward_mean": 2.5, "reward_std": 2.5, "reward/a": 2.0, "reward/b": 3.0}
@@ -212,7 +222,21 @@ def test_weighted_sum() -> None:
 def test_a_normalised_part_is_weighed_in_standard_deviations_and_told_raw() -> None:
     # (1, 3) has mean 2, std 1: (-1, 1). 2 * (-1, 1) - 0.5 * (4, 2) = (-4, 1).
     reward = WeightedReward([Part("a", 2.0, Fixed(1.0, 3.0), normalize=True), Part("a", -0.5, Fixed(4.0, 2.0))])
-    scores = reward(torch.zeros(2, 3, 4, 4), ["x", "y"])
+    scores = reward(torch.zeros(2, 3, 4, 4), ["x", "y"], [True, True])
     assert reward.total(scores).tolist() == [-4.0, 1.0]
     assert reward.numbers(scores) == {"reward_mean": 2.5, "reward_std": 2.5, "reward/a": 2.0, "reward/a-2": 3.0}
     assert reward.normalizes
+
+
+def test_likeness_is_paid_where_the_subject_is_asked_for_alone() -> None:
+    reward = WeightedReward([Part("a", 1.0, Fixed(1.0, 2.0, 3.0)), Part("like", 10.0, Resembles())])
+    images = torch.tensor([0.1, 0.2, 0.4])[:, None, None, None].expand(3, 3, 4, 4)
+    scores = reward(images, ["x", "y", "z"], [True, False, True])
+    torch.testing.assert_close(scores[1], torch.tensor([0.1, torch.nan, 0.4]), equal_nan=True)
+    torch.testing.assert_close(reward.total(scores), torch.tensor([2.0, 2.0, 7.0]))
+    # (1, 2, 3) + 10 (0.1, 0.25, 0.4) = (2, 4.5, 7), where 0.25 is the mean of those that were looked at.
+    expected = {"reward_mean": 4.5, "reward_std": 2.5 * (2 / 3) ** 0.5, "reward/a": 2.0, "reward/like": 0.25}
+    assert reward.numbers(scores) == pytest.approx(expected)
+    nobody = reward(images, ["x", "y", "z"], [False] * 3)
+    assert reward.total(nobody).tolist() == [1.0, 2.0, 3.0]
+    assert set(reward.numbers(nobody)) == {"reward_mean", "reward_std", "reward/a"}

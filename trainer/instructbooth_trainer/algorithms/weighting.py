@@ -6,6 +6,9 @@ has no unit: its s_k is 1, so that a constant part gives zeros and rounding is n
 
 Advantages compare within a prompt afterwards (advantages.py) and divide by the spread of the sum: what normalising
 changes is only how much each part has to say in it.
+
+A part that does not look at a picture says so by NaN: it adds nothing there, and such pictures are left out of m_k and
+s_k. Advantages compare within a prompt, and a part looks at all pictures of a prompt or at none.
 """
 
 from __future__ import annotations
@@ -22,11 +25,13 @@ def part_scale(parts: Tensor) -> Tensor:
     """(m_k, s_k) of each part, [num_parts, 2], float64.
 
     Args:
-        parts: raw rewards of all ranks, [num_parts, num_images].
+        parts: raw rewards of all ranks, [num_parts, num_images]; NaN where a part does not look.
     """
     exact = parts.double()
-    std = exact.std(dim=1, correction=0)
-    return torch.stack([exact.mean(dim=1), torch.where(std > SPREAD_FLOOR, std, torch.ones_like(std))], dim=1)
+    mean = exact.nanmean(dim=1, keepdim=True)
+    std = (exact - mean).square().nanmean(dim=1).sqrt()
+    # A part that looks at nothing has mean and spread NaN, and any unit.
+    return torch.stack([mean[:, 0].nan_to_num(), torch.where(std > SPREAD_FLOOR, std, torch.ones_like(std))], dim=1)
 
 
 def weighted_sum(
@@ -35,7 +40,7 @@ def weighted_sum(
     """The reward of each picture.
 
     Args:
-        parts: raw rewards of all ranks, [num_parts, num_images], float32.
+        parts: raw rewards of all ranks, [num_parts, num_images], float32; NaN where a part does not look.
         weights: w_k.
         normalized: whether part k is normalised.
         scale: (m_k, s_k) to normalise by, [num_parts, 2]; of these very pictures when left out.
@@ -46,5 +51,5 @@ def weighted_sum(
     total = torch.zeros(parts.shape[1])
     by = part_scale(parts) if scale is None else scale
     for part, weight, wanted, (mean, std) in zip(parts, weights, normalized, by, strict=True):
-        total += weight * (((part.double() - mean) / std).float() if wanted else part)
+        total += weight * (((part.double() - mean) / std).float() if wanted else part).nan_to_num(nan=0.0)
     return total

@@ -1,7 +1,8 @@
 """Where the subject is named in a prompt.
 
 `{subject}` is the only placeholder. Training prompts read "<identifier> <phrase>" or, without identifier, "<phrase>",
-where the phrase is the detailed description of the subject (the paper's remedy for rare subjects) or its class noun.
+where the phrase is the detailed description of the subject (the paper's remedy for rare subjects) or its class noun; in
+rollouts without identifier, which of them is the job's choice.
 """
 
 from __future__ import annotations
@@ -29,6 +30,11 @@ def reward_text(template: str, subject: Subject) -> str:
 def class_text(template: str, subject: Subject) -> str:
     """The prompt of a class picture for prior preservation: the class noun, no identifier, no description."""
     return _without(subject.identifier, template.replace(PLACEHOLDER, subject.class_name))
+
+
+def identifier_free(subject: Subject, phrase: str) -> Subject:
+    """The subject as prompts without identifier call it: `phrase` is `className` or `description`."""
+    return subject if phrase == "description" else subject.model_copy(update={"description": None})
 
 
 def _without(word: str, text: str) -> str:

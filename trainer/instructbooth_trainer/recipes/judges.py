@@ -24,7 +24,7 @@ class Verdict:
     """What all ranks' pictures got.
 
     Attributes:
-        scores: raw scores of the reward's parts, [parts, num_images].
+        scores: raw scores of the reward's parts, [parts, num_images]; NaN where a part does not look.
         measured: what guards look at, by name; without identity where no picture's prompt has the identifier.
     """
 
@@ -57,9 +57,9 @@ class Judges:
         """The same without what guards measure."""
         return Judges(self.reward, None, diversity=False)
 
-    def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        """The columns of a batch, [rows, batch], float32 on the CPU. Raises RunError as `score` does."""
-        rows = [self.reward(images, prompts)]
+    def __call__(self, images: Tensor, prompts: Sequence[str], asked: Sequence[bool]) -> Tensor:
+        """The columns of a batch, [rows, batch], float32 on the CPU; arguments and errors are the reward's."""
+        rows = [self.reward(images, prompts, asked)]
         if self._identity is not None:
             rows.append(score(*self._identity, images, prompts)[None])
         if self._diversity:

@@ -17,7 +17,9 @@ Assumptions and deviations:
 - Advantages compare with the pictures of the same prompt in this epoch on all ranks; no running buffer.
 - Parts of the reward that ask for it are normalised over the epoch's pictures of all ranks before they are weighed; in
   validations by the spread of the first one, so that validations compare.
-- The reward's text has the description instead of the identifier, for either kind of prompt.
+- Prompts without identifier name the class noun (`identifierFreePhrase`): a description is personalized with the
+  identifier, and obeys no better. A reward reads what was asked for: of prompts with identifier the description, of the
+  others their own text. Rewards that compare with the subject's pictures look only where the subject is asked for.
 - Guards look at the validation pictures or, without them, at each epoch's rollouts before they are trained on; what an
   epoch's pictures show is what the epochs before have made of the adapter.
 - Every random number is keyed by (seed, epoch, number of the picture): a resumed run repeats an unbroken one.

@@ -14,12 +14,13 @@ from torch import Tensor
 
 from instructbooth.contract import PromptRole
 from instructbooth.spec.sources import PLACEHOLDER
+from instructbooth.spec.subject import Subject
 from instructbooth_trainer.algorithms.advantages import group_advantages
 from instructbooth_trainer.algorithms.schedule import choose_timesteps, schedule_prompts, window_steps
 from instructbooth_trainer.diffusion.conditioning import Conditioning
 from instructbooth_trainer.diffusion.model import DiffusionModel
 from instructbooth_trainer.diffusion.noise import keyed_generator
-from instructbooth_trainer.diffusion.prompts import expand, reward_text
+from instructbooth_trainer.diffusion.prompts import expand, identifier_free, reward_text
 from instructbooth_trainer.diffusion.sampling import conditioning_for, sample, sampling_batch
 from instructbooth_trainer.diffusion.schedule import Schedule
 from instructbooth_trainer.recipes.behind import one_behind
@@ -121,6 +122,7 @@ class Rollouts:
         """
         job = run.job.spec
         self._run, self._model, self._spec, self._subject = run, model, job.reinforcement, job.subject
+        self._free_subject = identifier_free(self._subject, self._spec.identifier_free_phrase)
         images = self._spec.prompts_per_epoch * self._spec.images_per_prompt
         if images < run.gang.world_size:
             raise UserError(
@@ -201,17 +203,27 @@ class Rollouts:
         schedule = self._model.schedule(self._spec.sampling.steps, eta=0.0)
         return self._draw(order, schedule, self._validation_judges, "validation").verdict
 
+    def _called(self, named: bool) -> Subject:
+        """What a prompt calls the subject, with identifier or without."""
+        return self._subject if named else self._free_subject
+
+    def _asks(self, template: str, named: bool) -> bool:
+        """Whether a prompt asks for the subject itself, and not for anything of its class."""
+        return PLACEHOLDER in template and (named or self._free_subject.description is not None)
+
     def _draw(self, order: Order, schedule: Schedule, judges: Judges, *key: int | str) -> Drawn:
         """Draw and score pictures, split over the ranks; a batch is scored while the next is drawn. Collective."""
-        texts = [expand(t, self._subject, identifier=i) for t, i in zip(order.templates, order.named, strict=True)]
-        judged = [reward_text(t, self._subject) for t in order.templates]
+        wanted = list(zip(order.templates, order.named, strict=True))
+        texts = [expand(template, self._called(named), identifier=named) for template, named in wanted]
+        judged = [reward_text(template, self._called(named)) for template, named in wanted]
+        asked = [self._asks(template, named) for template, named in wanted]
         mine = list(range(self._run.gang.rank, len(order), self._run.gang.world_size))
         scores = torch.zeros(judges.rows, len(order), device=self._model.device)
         drawn: list[tuple[Tensor, Conditioning]] = []
         size = sampling_batch(self._model.resolution)
         batches = [mine[first : first + size] for first in range(0, len(mine), size)]
 
-        def pictures() -> Iterator[tuple[Tensor, list[str]]]:
+        def pictures() -> Iterator[tuple[Tensor, list[str], list[bool]]]:
             for numbers in batches:
                 unique = list(dict.fromkeys(texts[n] for n in numbers))
                 index = torch.tensor([unique.index(texts[n]) for n in numbers], device=self._model.device)
@@ -220,7 +232,7 @@ class Rollouts:
                 trajectory = sample(self._model, schedule, conditioning, generators)
                 drawn.append((trajectory, conditioning))
                 self._run.progress.beat()
-                yield self._model.decode(trajectory[-1]), [judged[n] for n in numbers]
+                yield self._model.decode(trajectory[-1]), [judged[n] for n in numbers], [asked[n] for n in numbers]
 
         for numbers, batch in zip(batches, one_behind(lambda batch: judges(*batch), pictures()), strict=True):
             scores[:, torch.tensor(numbers)] = batch.to(self._model.device)

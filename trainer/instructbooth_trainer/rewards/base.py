@@ -6,6 +6,7 @@ something that is not a finite number ends the run: a picture nobody could judge
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
@@ -25,7 +26,11 @@ GROUP = "instructbooth.rewards"
 
 
 class Reward(Protocol):
-    """A score per picture; higher is better."""
+    """A score per picture; higher is better.
+
+    One that compares with the subject's pictures has an attribute `compares_subject` that is true: as a part of the
+    reward it then looks only at pictures whose prompt asks for the subject.
+    """
 
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """Score pictures.
@@ -139,9 +144,23 @@ class WeightedReward:
         """Load every part. Raises UserError as `load_reward` does."""
         return cls([Part(spec.name, spec.weight, load_reward(spec, context), spec.normalize) for spec in specs])
 
-    def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        """Raw scores of a batch, [parts, batch], float32 on the CPU. Raises RunError as `score` does."""
-        return torch.stack([score(part.name, part.reward, images, prompts) for part in self._parts])
+    def __call__(self, images: Tensor, prompts: Sequence[str], asked: Sequence[bool]) -> Tensor:
+        """Raw scores of a batch, [parts, batch], float32 on the CPU; NaN where a part does not look.
+
+        Args:
+            images: [batch, 3, height, width], float32 in [0, 1].
+            prompts: one text per picture, without identifier.
+            asked: whether each picture's prompt asks for the subject: another mascot that looked like it would be
+                a mistake, and is not paid for likeness.
+
+        Raises RunError as `score` does.
+        """
+        rows = torch.full((len(self._parts), len(images)), torch.nan)
+        for row, part in zip(rows, self._parts, strict=True):
+            compares = getattr(part.reward, "compares_subject", False)
+            if seen := [place for place, asks in enumerate(asked) if asks or not compares]:
+                row[seen] = score(part.name, part.reward, images[seen], [prompts[place] for place in seen])
+        return rows
 
     def total(self, scores: Tensor, scale: Tensor | None = None) -> Tensor:
         """The reward of each picture, [num_images], from raw scores of all ranks, [parts, num_images].
@@ -155,8 +174,12 @@ class WeightedReward:
         """Metrics of raw scores of all ranks, [parts, num_images]: one can see which part rises.
 
         `reward_mean` and `reward_std` are of the weighted sum of raw scores: of normalised ones the mean would be 0
-        in every epoch. `reward/<name>` is a part's mean.
+        in every epoch. `reward/<name>` is a part's mean over the pictures that it looked at, if any; in the weighted
+        sum it has that mean for the others, so that epochs compare whatever they drew.
         """
-        raw = weighted_sum(scores, [part.weight for part in self._parts], [False] * len(self._parts))
-        means = {f"reward/{name}": float(part.mean()) for name, part in zip(self.names, scores, strict=True)}
+        mean = scores.nanmean(dim=1, keepdim=True)
+        filled = torch.where(scores.isnan(), mean, scores)
+        raw = weighted_sum(filled, [part.weight for part in self._parts], [False] * len(self._parts))
+        named = zip(self.names, mean[:, 0].tolist(), strict=True)
+        means = {f"reward/{name}": value for name, value in named if not math.isnan(value)}
         return {"reward_mean": float(raw.mean()), "reward_std": float(raw.std(correction=0)), **means}

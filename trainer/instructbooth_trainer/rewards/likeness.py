@@ -37,6 +37,8 @@ class Likeness:
         backbone: what it is measured by, for people.
     """
 
+    compares_subject = True
+
     def __init__(
         self, encoder: Features, preprocess: Preprocess, params: Mapping[str, object], *, backbone: str
     ) -> None:
