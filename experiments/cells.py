@@ -125,7 +125,8 @@ class Laboratory:
         """Put models and pictures into the store. Raises KeyError for an unknown subject."""
         models = self.bucket / "models"
         models.mkdir(parents=True, exist_ok=True)
-        if not (models / "miniature").exists():
+        if (models / "miniature").resolve() != WEIGHTS:  # none yet, or another checkout's
+            (models / "miniature").unlink(missing_ok=True)
             (models / "miniature").symlink_to(WEIGHTS)
         for name in subjects:
             draw_subject(name, self.bucket / "subjects" / name)

@@ -77,7 +77,7 @@ class Experiment:
             made=f"{datetime.now(UTC):%Y-%m-%d %H:%M}",
             minutes=round((time.monotonic() - began) / 60, 2),
             numbers=nested(cell_numbers(evaluation, trained)),
-            curve={name: [round(e[name], DIGITS) for e in epochs] for name in KEPT_CURVES if name in epochs[0]},
+            curve={n: [round(e[n], DIGITS) for e in epochs] for n in KEPT_CURVES if all(n in e for e in epochs)},
             stopped=report.get("stopped"),
         )
         self._keep_strips(cell, evaluation, output, trained)

@@ -12,7 +12,7 @@ from experiments.pods import pod_environment
 from instructbooth.artifacts.layout import RunLayout
 from instructbooth.contract import STAGES, Env, Stage
 from instructbooth.spec.job import ResolvedJob
-from instructbooth_trainer.diffusion.prompts import expand
+from instructbooth_trainer.diffusion.prompts import expand, identifier_free
 
 SUBJECT = "demo"
 MANIFEST = ROOT / "examples/demo/job.yaml"
@@ -53,8 +53,9 @@ class Bench:
 
     def workload(self, resolution: int, **sizes: Any) -> Workload:
         """A workload on this model and subject; `sizes` as Workload has them."""
-        subject = self.lab.job(Cell(SUBJECT, 0, "bench")).spec.subject
-        prompts = [expand(template, subject, identifier=bool(number % 2)) for number, template in enumerate(PROMPTS)]
+        spec = self.lab.job(Cell(SUBJECT, 0, "bench")).spec
+        subject, free = spec.subject, identifier_free(spec.subject, spec.reinforcement.identifier_free_phrase)
+        prompts = [expand(t, (free, subject)[n % 2], identifier=bool(n % 2)) for n, t in enumerate(PROMPTS)]
         caption = expand(CAPTION, subject, identifier=True)
         return Workload(str(self.model), str(self.subject), prompts, caption, resolution, **sizes)
 
