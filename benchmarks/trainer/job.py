@@ -89,9 +89,9 @@ class Bench:
                 "clipRange": work.clip_range,
                 "advantageClip": work.advantage_clip,
                 "klWeight": 0,
+                "nodes": nodes,
                 **gpus,
             },
-            "reinforcement.nodes": nodes,
         }
         return self.lab.job(Cell(SUBJECT, 0, "bench", changes)).model_copy(update={"uid": uid})
 

@@ -6,8 +6,10 @@ import os
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from benchmarks.trainer.workload import Result
 from experiments.cells import ROOT
 
 LINES = 30
+POLL = 0.05  # seconds
 QUIET = {
     "TQDM_DISABLE": "1",
     "DIFFUSERS_VERBOSITY": "error",
@@ -104,29 +107,31 @@ def run(
     Raises SideFailed.
     """
     command = [str(interpreter or sys.executable), "-m", *map(str, words)]
-    processes = [
-        subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env={**env, **QUIET, "OMP_NUM_THREADS": str(threads)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for env in envs
-    ]
-    outputs = []
-    try:
-        for process in processes:
-            outputs.append(process.communicate()[0])
-            if process.returncode:
-                end = _end(outputs[-1])
-                raise SideFailed(f"{words[0]} ended with code {process.returncode}; the end of its output:\n{end}")
-        return outputs
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
+    with ExitStack() as files:  # and not pipes: whoever fails first is to be heard first
+        logs = [files.enter_context(tempfile.TemporaryFile("w+")) for _ in envs]
+        processes = [
+            subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env={**env, **QUIET, "OMP_NUM_THREADS": str(threads)},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+            for env, log in zip(envs, logs, strict=True)
+        ]
+        try:
+            while None in (codes := [process.poll() for process in processes]) and not any(codes):
+                time.sleep(POLL)
+            for process, log in zip(processes, logs, strict=True):
+                log.seek(0)
+                if process.returncode:
+                    end = _end(log.read())
+                    raise SideFailed(f"{words[0]} ended with code {process.returncode}; the end of its output:\n{end}")
+            return [log.read() for log in logs]
+        finally:
+            for process in processes:
+                process.kill()
+                process.wait()
 
 
 def _end(output: str) -> str:

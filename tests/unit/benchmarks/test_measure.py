@@ -114,6 +114,11 @@ def test_a_process_that_fails_or_says_nothing_is_an_error():
         measured(["this"], 1, {})
 
 
+def test_one_that_waits_for_a_failed_one_is_ended():
+    with pytest.raises(SideFailed, match=r"(?s)code 1.*not today"):
+        run(["tests.unit.benchmarks.waits_or_fails"], 1, [{}, {"FAIL": "not today"}])
+
+
 def test_differences_of_weights():
     one = {"a": torch.tensor([1.0, 2.0]), "b": torch.tensor([0.0])}
     assert largest_difference(one, {"a": torch.tensor([1.0, 2.5]), "b": torch.tensor([0.25])}) == 0.5

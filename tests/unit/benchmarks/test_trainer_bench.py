@@ -8,9 +8,11 @@ from benchmarks.trainer.__main__ import main
 
 
 def test_ours_alone(capsys):
-    main(["--model", "tiny", "--only", "reinforce", "--rounds", "1", "--epochs", "1", "--threads", "1"])
+    main(["--model", "tiny", "--only", "reinforce", "gang", "--rounds", "1", "--epochs", "1", "--threads", "1"])
     rows = {row["name"]: row for row in map(json.loads, capsys.readouterr().out.splitlines())}
-    assert rows.keys() == {"reinforce_images_per_s", "reinforce_peak_mib", "checkpoint_share_of_time"}
+    measured = {"reinforce_images_per_s", "reinforce_peak_mib", "checkpoint_share_of_time", "two_process_speedup"}
+    assert rows.keys() == measured
+    assert rows["two_process_speedup"]["two_images_per_s"] > 0
     speed = rows["reinforce_images_per_s"]
     assert speed["peer"] is None
     assert "--peers-python" in speed["reason"]
