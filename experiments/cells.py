@@ -40,6 +40,13 @@ NAMESPACE = "experiments"
 LINES_OF_LOG = 15
 
 
+def _drawing_code() -> str:
+    """Of what draws and scores an evaluation's pictures."""
+    trainer = ROOT / "trainer" / "instructbooth_trainer"
+    files = [*(trainer / "diffusion").glob("*.py"), *(trainer / "rewards").glob("*.py")]
+    return code_version([trainer / "recipes" / "evaluate.py", *sorted(files)])
+
+
 class CellFailed(Exception):
     """A stage of a cell ended with an error; the message holds the end of its log."""
 
@@ -202,8 +209,9 @@ class Laboratory:
         drawn_by = {"base": ["subject", "model", "evaluation"]}
         drawn_by["personalized"] = [*drawn_by["base"], "personalization"]
         for model, fields in drawn_by.items():
-            key = json.dumps([[wire[name] for name in fields], self.weights, self.code], sort_keys=True)
-            common = self.folder / "drawn" / f"{model}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+            made_of = [[wire[name] for name in fields], self.weights, self.code, _drawing_code()]
+            key = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:16]
+            common = self.folder / "drawn" / f"{model}-{key}"
             source, target = (own / model, common) if done else (common, own / model)
             with self._locks[str(common)]:
                 if source.exists() and not target.exists():

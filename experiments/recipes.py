@@ -125,7 +125,7 @@ def _guards() -> Iterator[Recipe]:
 
 
 SENSITIVITY: Final[dict[str, tuple[str, dict[str, Any]]]] = {
-    "share": ("reinforcement.identifierFreeShare", {"0.25": 0.25, "0.75": 0.75, "1": 1}),
+    "share": ("reinforcement.identifierFreeShare", {"0.25": 0.25, "0.75": 0.75}),
     "phrase": ("reinforcement.identifierFreePhrase", {"description": "description"}),
     "kl": ("reinforcement.klWeight", {"0.1": 0.1, "1": 1}),
     "group": ("reinforcement.imagesPerPrompt", {"4": 4, "16": 16}),

@@ -10,7 +10,6 @@ IDENTIFIERS: Final = ("sks", "zwx", "qvk", "ohx", "vmj")
 """Tokens of the vocabulary that no training caption holds: free for a subject's identifier."""
 
 DEMO_SUBJECT: Final = Mascot("star", "striped", ("teal", "pink"), "antennaed", 2, "smile", True)
-DEMO_DESCRIPTION: Final = DEMO_SUBJECT.description(3)
 
 HELD_OUT_SUBJECTS: Final[dict[str, Mascot]] = {
     "demo": DEMO_SUBJECT,

@@ -10,6 +10,7 @@ as in `make bench-trainer`.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import itertools
 import json
 import os
@@ -211,7 +212,7 @@ class Notebook:
         """By side, those of this key."""
         lines = self._path.read_text().splitlines() if self._path.exists() else []
         rows = [row for row in map(json.loads, lines) if all(row.get(name) == self._key[name] for name in self._key)]
-        return {row["side"]: Curve(row["seconds"], row["alignment"]) for row in rows}
+        return {row["side"]: Curve(row["seconds"], row["alignment"]) for row in rows if row["side"] in SIDES}
 
     def add(self, side: str, curve: Curve) -> None:
         """Keep one."""
@@ -237,7 +238,8 @@ def main(words: list[str] | None = None) -> None:
     print(f"load of this machine before: {os.getloadavg()[0]:.1f}, {os.cpu_count()} cores", file=sys.stderr)
     torch.set_num_threads(given.threads)  # the judge's too: beside another run, more threads than cores only wait
     given.curves.parent.mkdir(parents=True, exist_ok=True)
-    book = Notebook(given.curves, subject=given.subject, seed=given.seed, threads=given.threads)
+    recipe = hashlib.sha256(MANIFEST.read_bytes()).hexdigest()[:12]
+    book = Notebook(given.curves, subject=given.subject, seed=given.seed, threads=given.threads, manifest=recipe)
     missing = [name for name in given.sides if name not in book.curves()]
     if missing and given.peers_python:
         with tempfile.TemporaryDirectory(prefix="instructbooth-equal-") as folder:

@@ -23,7 +23,7 @@ SMALL = {
     "reinforcement.promptsPerEpoch": 1,
     "reinforcement.imagesPerPrompt": 4,
     "reinforcement.sampling": {"steps": 2, "guidanceScale": 1},
-    "reinforcement.timestepsPerTrajectory": 1,
+    "reinforcement.timestepWindow": {"end": 1},
     "evaluation.imagesPerPrompt": 1,
     "evaluation.sampling": {"steps": 2, "guidanceScale": 1},
 }
@@ -130,7 +130,7 @@ def test_cells_that_differ_in_reinforcement_alone_share_all_else(tmp_path: Path)
     two = Cell("patch", 3, "two", {**SMALL, "reinforcement.klWeight": 1.0})
     output = lab.run(one)
     found = Evaluation.model_validate_json((output / "evaluation.json").read_text())
-    assert found.subject == "lime and navy dotted heart mascot"
+    assert found.subject == "dotted heart mascot"
     assert {prompt.template for prompt in found.prompts} >= {"a {subject} on the left", "a {subject} at the top"}
     logs = tmp_path / "logs"
     before = {path: path.stat().st_mtime_ns for path in logs.glob("*.log")}
@@ -139,6 +139,8 @@ def test_cells_that_differ_in_reinforcement_alone_share_all_else(tmp_path: Path)
     other = lab.run(two)
     assert drawn_anew(logs, output) == {"base", "personalized", "reinforced"}
     assert drawn_anew(logs, other) == {"reinforced"}
+    alone = lab.run(Cell("patch", 3, "three", {**SMALL, "evaluation.seed": 7}))
+    assert drawn_anew(logs, alone) == drawn_anew(logs, output)
     assert [path.name.split("-")[1] for path in set(logs.glob("*.log")) - set(before)].count("personalize.log") == 0
     jobs = [lab.job(cell) for cell in (one, two)]
     assert jobs[0].uid != jobs[1].uid

@@ -186,6 +186,16 @@ def test_what_is_drawn_and_what_rewards_read(
     assert read == {("a striped star mascot on red", True), free, ("a red ball", False)}
 
 
+def test_likeness_that_nobody_is_asked_for_is_refused(lab: Lab, personalized: ResolvedJob) -> None:
+    def job(**changes: object) -> ResolvedJob:
+        return second_stage(lab, personalized, identifierFreeShare=1, **changes)
+
+    with pytest.raises(UserError, match=r"RewardInvalid.*subject-identity.*identifierFreeShare is 1"):
+        stage_object(lab, job(rewards=[CLIP, IDENTITY]))
+    stage_object(lab, job(rewards=[CLIP, IDENTITY], identifierFreePhrase="description"))
+    stage_object(lab, job(rewards=[CLIP, {**IDENTITY, "weight": 0}]))
+
+
 def test_early_stopping_keeps_the_best_adapter(lab: Lab, personalized: ResolvedJob) -> None:
     stopping = {"prompts": {"inline": ["a {subject}"]}, "intervalEpochs": 1, "patience": 2, "minDelta": 10}
     job = second_stage(lab, personalized, earlyStopping=stopping)

@@ -20,7 +20,7 @@ def expand(template: str, subject: Subject, *, identifier: bool) -> str:
 
 
 def reward_text(template: str, subject: Subject) -> str:
-    """The prompt a reward reads: the description stands in, the identifier never does (it means nothing to a judge).
+    """The prompt a reward reads: the subject's phrase stands in, never the identifier, which means nothing to a judge.
 
     An identifier written out in the template is stripped as a word of its own.
     """

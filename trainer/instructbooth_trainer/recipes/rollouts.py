@@ -117,8 +117,8 @@ class Rollouts:
         """Load rewards and prompts.
 
         Raises:
-            UserError: `TooFewImages` when some rank would have nothing to draw, `PromptTooLong`; what the rewards and
-                prompts raise.
+            UserError: `TooFewImages` when some rank would have nothing to draw, `RewardInvalid` when likeness is paid
+                and nobody asks for the subject, `PromptTooLong`; what the rewards and prompts raise.
         """
         job = run.job.spec
         self._run, self._model, self._spec, self._subject = run, model, job.reinforcement, job.subject
@@ -139,8 +139,10 @@ class Rollouts:
         self.validation = run.prompts(stopping.prompts, PromptRole.VALIDATION) if stopping else []
         # Where there are validations, guards look at those: they show the same prompts and the same noise each time.
         self._validation_judges, self._judges = judges, judges.reward_alone() if stopping else judges
+        self._check_likeness()
         # Now, and not in the epoch that draws it.
         model.check_prompts([expand(t, job.subject, identifier=True) for t in (*self.prompts, *self.validation)])
+        model.check_prompts([expand(t, self._free_subject, identifier=False) for t in self.prompts])
         self.schedule = model.schedule(self._spec.sampling.steps, self._spec.eta)
 
     def order(self, epoch: int) -> Order:
@@ -202,6 +204,17 @@ class Rollouts:
         order = Order(templates, [True] * len(templates), images_per_prompt)
         schedule = self._model.schedule(self._spec.sampling.steps, eta=0.0)
         return self._draw(order, schedule, self._validation_judges, "validation").verdict
+
+    def _check_likeness(self) -> None:
+        share, paid = self._spec.identifier_free_share, self.reward.paid_for_likeness
+        kinds = [named for named, drawn in ((True, share < 1), (False, share > 0)) if drawn]
+        if paid and not any(self._asks(template, named) for template in self.prompts for named in kinds):
+            raise UserError(
+                "RewardInvalid",
+                f"spec.reinforcement.rewards: {paid[0]!r} compares with the subject's pictures, and no prompt that is "
+                f"drawn asks for the subject: identifierFreeShare is {share:g}; lower it, or set identifierFreePhrase: "
+                "description",
+            )
 
     def _called(self, named: bool) -> Subject:
         """What a prompt calls the subject, with identifier or without."""

@@ -108,7 +108,8 @@ def measured_by(evaluation: Evaluation, metric: str) -> str:
 def curves(training: TrainingRecord) -> list[str]:
     """An <svg> for each known curve that every epoch has, and of a reward of several parts one for each part."""
     out = []
-    parts = [name for name in (training.epochs[0] if training.epochs else ()) if name.startswith("reward/")]
+    names = dict.fromkeys(name for epoch in training.epochs for name in epoch)
+    parts = [name for name in names if name.startswith("reward/")]
     titles = {name: f"mean {name.removeprefix('reward/')}" for name in parts if len(parts) > 1}
     for name, title in {**CURVES, **titles}.items():
         if training.epochs and all(name in epoch for epoch in training.epochs):

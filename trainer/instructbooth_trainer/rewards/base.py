@@ -44,6 +44,11 @@ class Reward(Protocol):
         """
 
 
+def compares_subject(reward: Reward) -> bool:
+    """Whether a reward compares with the subject's pictures."""
+    return bool(getattr(reward, "compares_subject", False))
+
+
 @dataclass(frozen=True)
 class RewardContext:
     """What the runtime lends to rewards.
@@ -139,6 +144,12 @@ class WeightedReward:
         ]
         self.normalizes = any(part.normalize for part in self._parts)
 
+    @property
+    def paid_for_likeness(self) -> list[str]:
+        """Names of the parts with a weight that compare with the subject's pictures."""
+        named = zip(self.names, self._parts, strict=True)
+        return [name for name, part in named if part.weight and compares_subject(part.reward)]
+
     @classmethod
     def load(cls, specs: Sequence[RewardSpec], context: RewardContext) -> WeightedReward:
         """Load every part. Raises UserError as `load_reward` does."""
@@ -157,8 +168,8 @@ class WeightedReward:
         """
         rows = torch.full((len(self._parts), len(images)), torch.nan)
         for row, part in zip(rows, self._parts, strict=True):
-            compares = getattr(part.reward, "compares_subject", False)
-            if seen := [place for place, asks in enumerate(asked) if asks or not compares]:
+            everywhere = not compares_subject(part.reward)
+            if seen := [place for place, asks in enumerate(asked) if asks or everywhere]:
                 row[seen] = score(part.name, part.reward, images[seen], [prompts[place] for place in seen])
         return rows
 
@@ -174,8 +185,8 @@ class WeightedReward:
         """Metrics of raw scores of all ranks, [parts, num_images]: one can see which part rises.
 
         `reward_mean` and `reward_std` are of the weighted sum of raw scores: of normalised ones the mean would be 0
-        in every epoch. `reward/<name>` is a part's mean over the pictures that it looked at, if any; in the weighted
-        sum it has that mean for the others, so that epochs compare whatever they drew.
+        in every epoch. `reward/<name>` is a part's mean over the pictures that it looked at; in the weighted sum it has
+        that mean for the others. A part that looked at none in an epoch has no mean there, and adds 0.
         """
         mean = scores.nanmean(dim=1, keepdim=True)
         filled = torch.where(scores.isnan(), mean, scores)
