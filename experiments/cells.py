@@ -27,7 +27,7 @@ from typing import IO, Any
 import yaml
 
 from experiments.pods import pod_environment
-from experiments.versions import code_version
+from experiments.versions import code_version, drawing_version
 from instructbooth.artifacts.layout import MANIFEST, RunLayout
 from instructbooth.contract import ExitCode, Stage
 from instructbooth.spec.job import InstructBoothJobSpec, ResolvedJob
@@ -38,13 +38,6 @@ ROOT = Path(__file__).resolve().parents[1]
 WEIGHTS = ROOT / "miniature" / "weights"
 NAMESPACE = "experiments"
 LINES_OF_LOG = 15
-
-
-def _drawing_code() -> str:
-    """Of what draws and scores an evaluation's pictures."""
-    trainer = ROOT / "trainer" / "instructbooth_trainer"
-    files = [*(trainer / "diffusion").glob("*.py"), *(trainer / "rewards").glob("*.py")]
-    return code_version([trainer / "recipes" / "evaluate.py", *sorted(files)])
 
 
 class CellFailed(Exception):
@@ -162,7 +155,7 @@ class Laboratory:
     def job(self, cell: Cell) -> ResolvedJob:
         """A cell's resolved job: one process, the seed put in, trained and held-out prompts evaluated."""
         seeds = {"personalization.seed": cell.seed, "reinforcement.seed": cell.seed, "reinforcement.nodes": 1}
-        spec = changed(self.spec, {**subject_changes(cell.subject), **seeds, **cell.changes})
+        spec = changed(changed(self.spec, {**subject_changes(cell.subject), **seeds}), cell.changes)
         spec["evaluation"]["prompts"] = {"inline": all_prompts(spec)}
         return self._resolved(cell.subject, spec, spec)
 
@@ -209,7 +202,7 @@ class Laboratory:
         drawn_by = {"base": ["subject", "model", "evaluation"]}
         drawn_by["personalized"] = [*drawn_by["base"], "personalization"]
         for model, fields in drawn_by.items():
-            made_of = [[wire[name] for name in fields], self.weights, self.code, _drawing_code()]
+            made_of = [[wire[name] for name in fields], self.weights, self.code, drawing_version()]
             key = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:16]
             common = self.folder / "drawn" / f"{model}-{key}"
             source, target = (own / model, common) if done else (common, own / model)

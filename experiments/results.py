@@ -4,7 +4,7 @@
     python -m experiments.results --minutes 0           # write the document alone
     python -m experiments.results --only full peer      # some recipes
     python -m experiments.results --quick               # one subject, one seed of the main recipes
-    python -m experiments.results --only try-updates-8    # a recipe of the group `tuning`
+    python -m experiments.results --only try-updates-8  # a recipe of the group `tuning`
 
 May be killed at any time: finished cells are in docs/results/cells, unfinished ones go on from their last checkpoint.
 """

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import hashlib
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +25,13 @@ def covered_files() -> list[Path]:
     loops = [_TRAINER / "recipes" / f"{name}.py" for name in ("personalize", "reinforce", "rollouts")]
     judge = [_MINIATURE / f"{name}.py" for name in ("oracle", "segment", "captions")]
     return [*sorted((_TRAINER / "algorithms").glob("*.py")), *loops, *judge]
+
+
+@cache
+def drawing_version() -> str:
+    """Of what draws and scores an evaluation's pictures: the same in a process, and parsed once."""
+    files = [*(_TRAINER / "diffusion").glob("*.py"), *(_TRAINER / "rewards").glob("*.py")]
+    return code_version([_TRAINER / "recipes" / "evaluate.py", *sorted(files)])
 
 
 def meaning(source: str) -> str:

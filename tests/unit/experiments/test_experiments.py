@@ -58,6 +58,13 @@ def test_changes_set_and_remove_and_leave_the_manifest_alone() -> None:
         changed(spec, {"x.y": 1})
 
 
+def test_what_a_cell_changes_comes_after_what_all_cells_have(tmp_path: Path) -> None:
+    lab = Laboratory(tmp_path, MANIFEST)
+    whole = {**lab.spec["reinforcement"], "nodes": 3}
+    changes = {"reinforcement": whole, "reinforcement.nodes": 2}
+    assert lab.job(Cell("demo", 0, "one", changes)).spec.reinforcement.nodes == 2
+
+
 def test_recipe_is_read_as_yaml() -> None:
     assert recipe("quiet: a.b=0.5 c=null") == ("quiet", {"a.b": 0.5, "c": None})
     with pytest.raises(argparse.ArgumentTypeError, match="is not like"):

@@ -29,7 +29,7 @@ def reward_text(template: str, subject: Subject) -> str:
 
 def class_text(template: str, subject: Subject) -> str:
     """The prompt of a class picture for prior preservation: the class noun, no identifier, no description."""
-    return _without(subject.identifier, template.replace(PLACEHOLDER, subject.class_name))
+    return reward_text(template, identifier_free(subject, "className"))
 
 
 def identifier_free(subject: Subject, phrase: str) -> Subject:
