@@ -8,7 +8,7 @@ CLUSTER_SCRIPT := $(PYTHON) tests/cluster/cluster.py
 export CLUSTER
 
 .DEFAULT_GOAL := help
-.PHONY: help setup cluster cluster-down kubeconfig images demo test lint format types unit integration e2e e2e-kueue e2e-nodes \
+.PHONY: help setup cluster cluster-down kubeconfig images demo test lint format types unit test-gpu integration e2e e2e-kueue e2e-nodes \
         generate lock miniature bench bench-trainer bench-equal bench-operator soak results results-quick chaos
 
 help: ## Explain the commands
@@ -61,6 +61,9 @@ SLOWEST := --durations 10 --durations-min 10
 # Files side by side, with one thread each: two threads in each of two processes would only wait for each other.
 unit: $(STAMP) ## Unit and golden tests (no cluster, no server)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile $(SLOWEST) tests/unit tests/golden
+
+test-gpu: $(STAMP) ## Tests that need a CUDA device; elsewhere they are skipped
+	$(BIN)/pytest $(SLOWEST) tests/gpu
 
 integration: $(STAMP) ## Tests against the real API server and the real MinIO (needs `make cluster`)
 	$(BIN)/pytest $(SLOWEST) tests/integration

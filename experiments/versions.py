@@ -16,6 +16,10 @@ from typing import Final
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 GENERATION: Final = 1
+# Versions that compute what an earlier one does, and why; the golden run's numbers are the same before and after.
+SAME_AS: Final[dict[str, str]] = {
+    "d3af8928ddfe": "c4555bf4c781",  # spec.model.cudaGraphs, which is for GPUs, came into the two trained loops
+}
 _TRAINER = ROOT / "trainer" / "instructbooth_trainer"
 _MINIATURE = ROOT / "miniature" / "instructbooth_miniature"
 
@@ -53,4 +57,5 @@ def code_version(files: Iterable[Path] = ()) -> str:
     digest = hashlib.sha256(str(GENERATION).encode())
     for path in files or covered_files():
         digest.update(path.name.encode() + b"\0" + meaning(path.read_text()).encode() + b"\0")
-    return digest.hexdigest()[:12]
+    version = digest.hexdigest()[:12]
+    return SAME_AS.get(version, version)

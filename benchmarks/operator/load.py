@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 import time
 import urllib.request
 from collections.abc import Callable
@@ -18,6 +19,8 @@ from tests.integration.operator.plane import JsonObject, unverified
 CONNECTIONS = 8
 NAMESPACE = "bench"
 # Pods are many and only their names and times are wanted: the API server sends no more of them.
+VERSION = re.compile(rb'"resourceVersion":"(\d+)"')  # the first in a line is the object's own
+ERROR = b'{"type":"ERROR"'
 METADATA_ONLY = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 
 
@@ -42,7 +45,10 @@ class Times:
 
 
 class Watch:
-    """The lines of a watch, in a thread of its own, from now until `close`."""
+    """The lines of a watch, in a thread of its own, from now until `close`.
+
+    The API server ends the watch of whoever reads slower than things happen; then it goes on after the last line.
+    """
 
     def __init__(self, plane: BenchPlane, path: str, seen: Callable[[bytes], None], accept: str) -> None:
         self._plane, self._path, self._seen, self._accept = plane, path, seen, accept
@@ -67,12 +73,19 @@ class Watch:
 
     def _follow(self) -> None:
         try:
-            for line in self._stream:
-                if self._closed.is_set():
-                    return
-                self._seen(line)
-            if not self._closed.is_set():
-                raise ConnectionError(f"the watch of {self._path} ended")
+            while not self._closed.is_set():
+                last = b""
+                for line in self._stream:
+                    if self._closed.is_set():
+                        return
+                    if line.startswith(ERROR):
+                        raise ConnectionError(f"the watch of {self._path}: {line.decode()}")
+                    self._seen(line)
+                    last = line
+                version = VERSION.search(last)
+                if version is None:
+                    raise ConnectionError(f"the watch of {self._path} ended")
+                self._stream = self._open(version[1].decode())
         except Exception as error:  # noqa: BLE001 - told by `run`, which waits for what this thread would have seen
             self.error = None if self._closed.is_set() else error
 

@@ -27,7 +27,7 @@ from benchmarks.trainer.sides import Peers
 
 MINIATURE = "miniature"
 RESOLUTION = 64
-PARTS = ("personalize", "reinforce", "guided", "updates", "compiled", "parts", "update", "gang")
+PARTS = ("passes", "personalize", "reinforce", "guided", "updates", "compiled", "parts", "update", "gang")
 SMALL = {"pictures": 16, "sampling_batch": 16, "train_batch": 8, "sampling_steps": 3, "batch": 2, "steps": 8}
 LARGE = {"pictures": 16, "sampling_batch": 8, "train_batch": 8, "sampling_steps": 10, "batch": 4, "steps": 30}
 
@@ -68,6 +68,8 @@ def measures(given: argparse.Namespace, folder: Path) -> Iterator[Measure]:
     if "personalize" in given.only:
         yield from trainer_on(folder / "personalize", model or four_channels(folder / "four-channels")).personalize()
     trainer = trainer_on(folder / "reinforce", model)
+    if "passes" in given.only:
+        yield from trainer.passes()
     if "reinforce" in given.only:
         yield from trainer.reinforce("reinforce")
     if "guided" in given.only:

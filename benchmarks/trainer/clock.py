@@ -8,11 +8,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
+from statistics import median
 from typing import Any
 
 import torch
 
 from benchmarks.trainer.workload import Result
+
+PASSES_WARMUP, PASSES = 3, 9
 
 
 class Clock:
@@ -37,6 +40,13 @@ class Clock:
             marks.append(self.now())
         self.keep(marks[warmup:])
 
+    def one_pass(self, name: str, call: Callable[[], None]) -> None:
+        """A number of the result: the median of some calls. A lap, too."""
+        laps = Clock("cuda" if self._cuda else "cpu", torch.get_num_threads())
+        laps.laps(lambda _: call(), PASSES_WARMUP, PASSES)
+        self.result.numbers[name] = median(laps.result.seconds)
+        self.result.seconds.append(self.result.numbers[name])
+
     def keep(self, marks: Sequence[tuple[float, float]]) -> None:
         """Add what lies between marks of `now`, two by two."""
         for before, after in itertools.pairwise(marks):
@@ -51,11 +61,16 @@ class Clock:
         numbers = self.result.numbers
         numbers[name] = numbers.get(name, 0.0) + self.now()[0] - before
 
-    def finish(self, *packages: str) -> Result:
-        """The result with peak memory and versions."""
+    def look_at_memory(self) -> None:
+        """Take the peak of now for the result's."""
         if self._cuda:
-            self.result.peak_mib = torch.cuda.max_memory_allocated() / 2**20
+            self.result.peak_mib = torch.cuda.max_memory_reserved() / 2**20
         else:
             self.result.peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+    def finish(self, *packages: str) -> Result:
+        """The result with peak memory and versions."""
+        if not self.result.peak_mib:
+            self.look_at_memory()
         self.result.versions = {package: version(package) for package in packages}
         return self.result

@@ -1,22 +1,28 @@
 """The floor, in a process of its own: what the network's passes alone cost, with diffusers' U-Net and PEFT's LoRA.
 
 `python -m benchmarks.trainer.floor KIND WORKLOAD`: `reinforce` gives the seconds of an epoch's passes, `personalize`
-those of a step's. Nothing of ours is in it, so that a trick of ours can go below the floor.
+those of a step's, `passes` those of a single one. Nothing of ours is in it, so that a trick of ours can go below the
+floor. In half precision passes run under autocast, as peers' do. On a GPU it also counts the passes' floating-point
+operations and finds out how many of a large matrix product the device does in a second.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from diffusers import UNet2DConditionModel
 from peft import LoraConfig
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextConfig
 
 from benchmarks.trainer.clock import Clock
-from benchmarks.trainer.workload import Workload
+from benchmarks.trainer.workload import Workload, typical
 
+SIDE = 8192  # of the product's matrices
+PRODUCTS = 10
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -42,7 +48,8 @@ class Network:
             torch.zeros(rows, *shape, device=self._device, dtype=self._dtype) for shape in (self._latents, self._text)
         )
         steps = torch.full((rows,), 500, device=self._device)
-        prediction: torch.Tensor = self._unet(latents, steps, encoder_hidden_states=text).sample
+        with torch.autocast(self._device, self._dtype, enabled=self._dtype != torch.float32):
+            prediction: torch.Tensor = self._unet(latents, steps, encoder_hidden_states=text).sample
         return prediction
 
     @torch.no_grad()
@@ -67,19 +74,47 @@ def reinforce(work: Workload, clock: Clock) -> None:
             network.train(work.train_batch * work.rows)
 
     clock.laps(epoch, work.warmup_epochs, work.epochs)
+    count_operations(epoch, work, clock)
 
 
 def personalize(work: Workload, clock: Clock) -> None:
     """The passes of a step."""
     network = Network(work)
-    clock.laps(lambda _: network.train(work.batch), 5, work.steps - 5)
+
+    def step(_: int) -> None:
+        network.train(work.batch)
+
+    clock.laps(step, 5, work.steps - 5)
+    count_operations(step, work, clock)
+
+
+def passes(work: Workload, clock: Clock) -> None:
+    """A forward pass, and a forward and a backward pass."""
+    network = Network(work)
+    clock.one_pass("forward_s", lambda: network.sample(work.sampling_batch * work.rows))
+    clock.one_pass("training_s", lambda: network.train(work.train_batch * work.rows))
+
+
+def count_operations(lap: Callable[[int], None], work: Workload, clock: Clock) -> None:
+    """Operations of a lap, and how many the device does in a second at most; for half precision on a GPU alone."""
+    if work.device == "cpu" or work.dtype == "fp32":
+        return
+    clock.look_at_memory()  # before a large product takes some
+    with FlopCounterMode(display=False) as counter:
+        lap(0)
+    numbers = clock.result.numbers
+    numbers["operations"] = float(counter.get_total_flops())
+    matrix = torch.randn(SIDE, SIDE, device=work.device, dtype=DTYPES[work.dtype])
+    product = Clock(work.device, work.threads)
+    product.laps(lambda _: matrix @ matrix, 3, PRODUCTS)
+    numbers["operations_per_s"] = 2 * SIDE**3 / typical([product.result])
 
 
 def main() -> None:
     """One kind of floor."""
     work = Workload.read(Path(sys.argv[2]))
     clock = Clock(work.device, work.threads)
-    {"reinforce": reinforce, "personalize": personalize}[sys.argv[1]](work, clock)
+    {"reinforce": reinforce, "personalize": personalize, "passes": passes}[sys.argv[1]](work, clock)
     clock.finish("torch", "diffusers", "peft").say()
 
 

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from benchmarks.trainer.workload import Workload
+from benchmarks.trainer.workload import Workload, recordable
 from experiments.cells import ROOT, WEIGHTS, Cell, Laboratory
 from experiments.pods import pod_environment
 from instructbooth.artifacts.layout import RunLayout
@@ -67,6 +67,7 @@ class Bench:
             "model.source": {"s3": {"prefix": self._prefix}},
             "model.dtype": work.dtype,
             "model.compile": compiled,
+            "model.cudaGraphs": recordable(work) and not compiled,
             "personalization": {
                 "steps": work.steps,
                 "batchSize": work.batch,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -30,7 +30,8 @@ def compare(
 
     Results are ours, the peer's and the floor's; an empty list is a side that was not measured.
 
-    The rate's further numbers have the processors' seconds for each, which other work on the machine disturbs less.
+    The rate's further numbers have the processors' seconds for each, which other work on the machine disturbs less, and
+    on a GPU each one's utilization.
     """
     sides = dict(zip(("ours", "peer", "floor"), results, strict=True))
     ours, peer, floor = (count / typical(kept) if kept else None for kept in results)
@@ -40,11 +41,25 @@ def compare(
         if kept
     }
     told = versions(*results[:2])
+    cpu |= utilization(sides)
     rate = f"{name}_{unit.replace('/', '_per_')}"
     yield Measure(rate, unit, ours, peer, floor, reason=reason, more=cpu, versions=told)
     ours, peer, floor = (max(result.peak_mib for result in kept) if kept else None for kept in results)
     peak = f"{name}_peak_mib"
     yield Measure(peak, "MiB", ours, peer, floor, higher_is_better=False, reason=reason, versions=told)
+
+
+def utilization(sides: Mapping[str, list[Result]]) -> dict[str, float]:
+    """Each side's share of the operations that the device could do (MFU); the passes alone count, not the decoding.
+
+    Empty where the floor did not count them. `tflops` is what a large matrix product was found to reach.
+    """
+    counted = next((r.numbers for r in sides["floor"] if "operations" in r.numbers), None)
+    if counted is None:
+        return {}
+    most = counted["operations_per_s"]
+    shares = {f"{side}_mfu": counted["operations"] / typical(kept) / most for side, kept in sides.items() if kept}
+    return {name: round(share, 4) for name, share in shares.items()} | {"tflops": round(most / 1e12, 1)}
 
 
 def versions(ours: Sequence[Result], peer: Sequence[Result]) -> dict[str, str]:
@@ -90,6 +105,20 @@ class Trainer:
                 if side is not None:
                     kept.append(side(number))
         return results
+
+    def passes(self) -> Iterator[Measure]:
+        """Milliseconds of single passes of the denoiser, without any loop around them."""
+        path = self._work.save(self._bench.lab.folder / "passes.json")
+        ours, floor = self._rounds_of(
+            lambda _: measured([OURS, "passes", path], self._work.threads)[0],
+            lambda _: self._elsewhere(FLOOR, "passes", self._work)[0],
+        )
+        for name in ("forward", "training"):
+            mine, theirs = (median(1e3 * r.numbers[f"{name}_s"] for r in kept) for kept in (ours, floor))
+            yield Measure(
+                f"{name}_pass_ms", "ms", mine, floor=theirs, higher_is_better=False,
+                reason="a peer's pass is the floor's", versions=versions(ours, []),
+            )  # fmt: skip
 
     def personalize(self) -> Iterator[Measure]:
         """Steps a second, memory, and the seconds of a whole stage, from nothing to a saved LoRA."""

@@ -68,6 +68,15 @@ def four_channels(folder: Path) -> Path:
 
 def random_pipeline(folder: Path, shape: Shape) -> Path:
     """Write a folder with the miniature world's scheduler and tokenizer, and random weights of this shape."""
+    cuda = torch.cuda.is_available()
+    with torch.device("cuda" if cuda else "cpu"):  # half a minute on a slow processor
+        made = _random_pipeline(folder, shape)
+    if cuda:
+        torch.cuda.empty_cache()
+    return made
+
+
+def _random_pipeline(folder: Path, shape: Shape) -> Path:
     torch.manual_seed(0)
     base = WEIGHTS / "pipeline"
     shutil.copytree(base, folder, ignore=shutil.ignore_patterns("unet", "vae", "text_encoder"))

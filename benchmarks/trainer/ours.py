@@ -1,5 +1,6 @@
 """Our side, in a process of its own: `python -m benchmarks.trainer.ours KIND WORKLOAD`, told its job like a pod.
 
+passes        seconds of the denoiser's passes alone, as the stages make them
 personalize   seconds of each step
 reinforce     seconds of each epoch, and of a checkpoint
 parts         the same, with the seconds of an epoch's parts
@@ -22,7 +23,13 @@ from torch import Tensor
 from benchmarks.trainer import reward
 from benchmarks.trainer.clock import Clock
 from benchmarks.trainer.equal.lesson import Lesson, learn
-from benchmarks.trainer.workload import Workload
+from benchmarks.trainer.workload import Workload, recordable
+from instructbooth.spec.personalization import Lora
+from instructbooth_trainer.diffusion.adapter import Adapter
+from instructbooth_trainer.diffusion.lora import merged
+from instructbooth_trainer.diffusion.model import DiffusionModel
+from instructbooth_trainer.diffusion.noise import batch_noise, keyed_generator
+from instructbooth_trainer.diffusion.sampling import conditioning_for
 from instructbooth_trainer.recipes import personalize
 from instructbooth_trainer.recipes.reinforce import Reinforce
 from instructbooth_trainer.runtime.context import RunContext
@@ -36,6 +43,34 @@ WARMUP_STEPS = 5
 def context() -> RunContext:
     """What the environment asks for, within this process."""
     return make_context(read_environment(os.environ), StopFlag())
+
+
+def passes(work: Workload, clock: Clock) -> None:
+    """Seconds of a forward pass as in sampling, and of a forward and a backward pass as in training."""
+    dtype: Any = work.dtype
+    model = DiffusionModel.load(Path(work.model), dtype=dtype, device=work.device)
+    lora = Lora(rank=work.rank, alpha=work.rank, targets="attention")
+    adapter = Adapter(model, lora, text_encoder=False, seed=0)
+    if recordable(work):
+        model.record()
+    rows = max(work.sampling_batch, work.train_batch)
+    conditioning = conditioning_for(model, work.prompts[:1] * rows, work.guidance)
+    latents = batch_noise(model.latent_shape, [keyed_generator(row) for row in range(rows)], model.device)
+    timesteps = torch.full((rows,), 500, device=model.device)
+
+    def predict(count: int) -> Tensor:
+        return model.predict(latents[:count], timesteps[:count], conditioning.rows(slice(count)))
+
+    def sampling() -> None:
+        predict(work.sampling_batch)
+
+    def training() -> None:
+        predict(work.train_batch).square().mean().backward()  # type: ignore[no-untyped-call]
+        assert adapter.parameters()[0].grad is not None
+
+    with torch.no_grad(), merged(model.denoiser):  # once a trajectory, so not within a pass
+        clock.one_pass("forward_s", sampling)
+    clock.one_pass("training_s", training)
 
 
 def personalize_steps(work: Workload, clock: Clock) -> None:
@@ -133,7 +168,8 @@ def main() -> None:
         stage = reinforcement()
         learn(Lesson.read(Path(sys.argv[3])), clock, stage.epoch, stage.adapter.tensors)
     else:
-        {"personalize": personalize_steps, "reinforce": reinforce_epochs, "parts": reinforce_parts}[kind](work, clock)
+        kinds = {"passes": passes, "personalize": personalize_steps, "reinforce": reinforce_epochs}
+        {**kinds, "parts": reinforce_parts}[kind](work, clock)
     clock.finish("instructbooth", "torch", "diffusers", "peft").say()
     # Threads of libraries outlive the interpreter now and then; everything has been said.
     sys.stdout.flush()

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.trainer.workload import Result
+from benchmarks.trainer.workload import Result, typical
 from experiments.cells import ROOT
 
 LINES = 30
@@ -80,7 +80,13 @@ def measured(
     """Run a module that measures; returns what it said and what the whole process took. Raises SideFailed."""
     output, spent = timed(words, threads, env or os.environ, interpreter)
     try:
-        return Result.heard(output), spent
+        result = Result.heard(output)
+        # Now, and not when all sides are done: a lent machine may be taken back before.
+        print(
+            f"{' '.join(map(str, words[:2]))}: {typical([result]):.4g} s a lap, {result.peak_mib:.0f} MiB",
+            file=sys.stderr,
+        )
+        return result, spent
     except ValueError as error:
         raise SideFailed(f"{words[0]}: {error}; the end of its output:\n{_end(output)}") from error
 

@@ -103,6 +103,11 @@ class Workload(Handed):
         return ceil(self.pictures * self.trained_steps / self.train_batch)
 
 
+def recordable(work: Workload) -> bool:
+    """Whether ours records its passes as CUDA graphs (spec.model.cudaGraphs)."""
+    return work.device == "cuda" and work.dtype != "fp32"
+
+
 @dataclass
 class Result:
     """What one process measured.

@@ -33,8 +33,21 @@ class Model(ApiModel):
         description="Make kernels for the denoiser with torch.compile while training: minutes at each start of a "
         "stage, then faster passes. Needs a C++ compiler in the image.",
     )
+    cuda_graphs: bool = Field(
+        default=False,
+        description="On a GPU, in bf16 or fp16: record the denoiser's passes while training and launch each as a "
+        "whole. Helps where the GPU waits for its processor; takes seconds and the memory of two passes.",
+    )
     cache_claim_name: ObjectName | None = Field(
         default=None, description="A ReadWriteMany claim that keeps downloaded models between jobs."
+    )
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="!self.cudaGraphs || (self.dtype != 'fp32' && !self.compile)",
+            check=lambda self: not self.cuda_graphs or (self.dtype != "fp32" and not self.compile),
+            message="needs dtype bf16 or fp16, and no compile; change them or leave it out",
+            field="cudaGraphs",
+        ),
     )
 
 
@@ -203,6 +216,36 @@ class InstructBoothJobSpec(ApiModel):
             message="has no meaning for model.family stable-diffusion and stable-diffusion-xl, which are not trained "
             "by flow matching; remove it, or see minSnrGamma",
             field="personalization.flowMatching",
+        ),
+        Rule(
+            cel="!self.model.cudaGraphs || (self.reinforcement.gpusPerNode > 0 "
+            "&& (self.personalization.gpusPerNode > 0 || has(self.personalization.adapter)))",
+            check=lambda self: (
+                not self.model.cuda_graphs
+                or (
+                    self.reinforcement.gpus_per_node > 0
+                    and (self.personalization.gpus_per_node > 0 or self.personalization.adapter is not None)
+                )
+            ),
+            message="needs GPUs: set gpusPerNode of personalization and reinforcement, or leave it out",
+            field="model.cudaGraphs",
+        ),
+        Rule(
+            cel="!self.model.cudaGraphs || !(self.personalization.gradientCheckpointing "
+            "|| self.reinforcement.gradientCheckpointing || self.personalization.lora.useDora "
+            "|| self.personalization.lora.dropout > 0.0)",
+            check=lambda self: (
+                not self.model.cuda_graphs
+                or not (
+                    self.personalization.gradient_checkpointing
+                    or self.reinforcement.gradient_checkpointing
+                    or self.personalization.lora.use_dora
+                    or self.personalization.lora.dropout > 0
+                )
+            ),
+            message="cannot record gradientCheckpointing, lora.dropout or lora.useDora, which draw random numbers or "
+            "move weights within a pass; remove them or leave it out",
+            field="model.cudaGraphs",
         ),
     )
 

@@ -32,7 +32,7 @@ Reward = Callable[[torch.Tensor, Sequence[str]], torch.Tensor]
 
 def brightness(images: torch.Tensor, _: Sequence[str]) -> torch.Tensor:
     """A reward that costs nothing."""
-    return images.mean(dim=(1, 2, 3))
+    return images.float().mean(dim=(1, 2, 3))
 
 
 def groups_of(size: int) -> dict[str, int]:

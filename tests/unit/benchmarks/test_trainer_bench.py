@@ -4,7 +4,28 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from benchmarks.trainer.__main__ import main
+from benchmarks.trainer.measures import utilization
+from benchmarks.trainer.workload import Result
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_single_passes(capsys, dtype):
+    main(["--model", "tiny", "--only", "passes", "--rounds", "1", "--threads", "1", "--dtype", dtype])
+    rows = {row["name"]: row for row in map(json.loads, capsys.readouterr().out.splitlines())}
+    assert rows.keys() == {"forward_pass_ms", "training_pass_ms"}
+    for row in rows.values():
+        assert row["ours"] > 0
+        assert row["ratio"] == row["ours_of_floor"] == pytest.approx(row["floor"] / row["ours"], rel=0.01)
+
+
+def test_utilization_is_of_the_operations_that_the_floor_counted():
+    floor = Result(seconds=[2.0], numbers={"operations": 8e12, "operations_per_s": 16e12})
+    shares = utilization({"ours": [Result(seconds=[1.0, 1.0, 9.0])], "peer": [], "floor": [floor]})
+    assert shares == {"ours_mfu": 0.5, "floor_mfu": 0.25, "tflops": 16.0}
+    assert utilization({"ours": [floor], "floor": [Result(seconds=[2.0])]}) == {}
 
 
 def test_ours_alone(capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from pydantic import ValidationError
 
 from experiments.cells import ROOT, Cell, Laboratory
 from experiments.records import Book, Record, State, nested, record_key, what_matters
-from experiments.versions import code_version, covered_files, meaning
+from experiments.versions import SAME_AS, code_version, covered_files, meaning
 
 MANIFEST = ROOT / "examples" / "demo" / "job.yaml"
 
@@ -103,6 +104,16 @@ def test_code_covers_equations_loops_and_judge(tmp_path: Path) -> None:
     file.write_text("x = 2")
     assert code_version([file]) != before
     assert len(code_version()) == 12
+
+
+def test_a_version_that_computes_the_same_is_called_by_the_earlier_one(tmp_path: Path, monkeypatch) -> None:
+    file = tmp_path / "a.py"
+    file.write_text("x = 1")
+    earlier = code_version([file])
+    file.write_text("y = 1")
+    monkeypatch.setitem(SAME_AS, code_version([file]), earlier)
+    assert code_version([file]) == earlier
+    assert all(re.fullmatch("[0-9a-f]{12}", version) for pair in SAME_AS.items() for version in pair)
 
 
 def test_numbers_are_nested_and_rounded() -> None:

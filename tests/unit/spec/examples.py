@@ -149,6 +149,26 @@ BAD: dict[str, tuple[Callable[[Manifest], object], str]] = {
         ),
         "spec.personalization.minSnrGamma",
     ),
+    "recorded-in-fp32": (_set("model.cudaGraphs", True), "spec.model.cudaGraphs"),
+    "recorded-and-compiled": (
+        lambda manifest: manifest["spec"]["model"].update(cudaGraphs=True, dtype="bf16", compile=True),
+        "spec.model.cudaGraphs",
+    ),
+    "recorded-on-a-cpu": (
+        lambda manifest: (
+            manifest["spec"]["model"].update(cudaGraphs=True, dtype="bf16"),
+            manifest["spec"]["personalization"].update(gpusPerNode=1),
+        ),
+        "spec.model.cudaGraphs",
+    ),
+    "recorded-dropout": (
+        lambda manifest: (
+            manifest["spec"]["model"].update(cudaGraphs=True, dtype="bf16"),
+            manifest["spec"]["personalization"].update(gpusPerNode=1, lora={"dropout": 0.1}),
+            manifest["spec"]["reinforcement"].update(gpusPerNode=1),
+        ),
+        "spec.model.cudaGraphs",
+    ),
     "flow-matching-of-a-unet": (
         lambda manifest: (
             manifest["spec"]["model"].update(family="stable-diffusion-xl"),

@@ -4,9 +4,11 @@ Trained:   y = W x + s B (A x). PEFT writes s B A x, scales it and adds it in th
            one matrix product of them that adds to W x. Equal up to the last bits.
 Sampled:   y = (W + s B A) x: within `merged` a rollout costs what the model without adapter does.
 
-Both are for layers whose frozen weight is float32 like the adapter: a sum in half precision would round the adapter
-away. `fuse` leaves convolutions, DoRA, and dropout while it drops to PEFT; `merged` is PEFT's own merge, on a copy of
-the weight.
+A frozen weight in half precision is left as it is while sampling, for a merged sum would round the adapter away; `fuse`
+then multiplies by the adapter rounded to that precision, as autocast does, where PEFT computes in float32 (on an H100
+a forward pass took twice as long that way: docs/decisions/0029). What is trained stays float32, and so do its
+gradients. `fuse` leaves convolutions, DoRA, and dropout while it drops to PEFT; `merged` is PEFT's own merge, on a copy
+of the weight.
 """
 
 from __future__ import annotations
@@ -34,12 +36,12 @@ def _forward(layer: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     a, b = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
     dropping = layer.training and getattr(layer.lora_dropout[ADAPTER], "p", 0.0) > 0
     plain = not (layer.disable_adapters or layer.merged or dropping or args or kwargs)
-    if not plain or layer.active_adapters != [ADAPTER] or not x.dtype == a.dtype == layer.base_layer.weight.dtype:
+    if not plain or layer.active_adapters != [ADAPTER] or x.dtype != layer.base_layer.weight.dtype:
         out: Tensor = Linear.forward(layer, x, *args, **kwargs)
         return out
     result: Tensor = layer.base_layer(x)
-    inner = torch.nn.functional.linear(x, a).flatten(0, -2)
-    return torch.addmm(result.flatten(0, -2), inner, b.t(), alpha=layer.scaling[ADAPTER]).view_as(result)
+    inner = torch.nn.functional.linear(x, a.to(x.dtype)).flatten(0, -2)
+    return torch.addmm(result.flatten(0, -2), inner, b.to(x.dtype).t(), alpha=layer.scaling[ADAPTER]).view_as(result)
 
 
 @contextmanager

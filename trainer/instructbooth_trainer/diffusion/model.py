@@ -24,6 +24,7 @@ from instructbooth_trainer.algorithms.buckets import Size
 from instructbooth_trainer.diffusion import autoencoder
 from instructbooth_trainer.diffusion.conditioning import Conditioning, Encoding
 from instructbooth_trainer.diffusion.framing import pixels
+from instructbooth_trainer.diffusion.graphs import Graphs
 from instructbooth_trainer.diffusion.objective import Objective
 from instructbooth_trainer.diffusion.schedule import Schedule
 from instructbooth_trainer.runtime.errors import UserError
@@ -48,6 +49,7 @@ class DiffusionModel(ABC):
         resolution: side of the square pictures, pixels.
         latent_shape: (channels, height, width) of one picture's latents.
         device: where it computes.
+        graphs: replays of the denoiser's passes; None where each is launched kernel by kernel.
     """
 
     family: ClassVar[str]
@@ -62,6 +64,7 @@ class DiffusionModel(ABC):
         self.pipeline = pipeline
         self.device = device
         self.denoiser, self.vae = getattr(pipeline, self.denoiser_name), pipeline.vae
+        self.graphs: Graphs | None = None
         pixels = int(pipeline.vae_scale_factor)
         self.resolution = resolution or self.native_latent_side() * pixels
         factor = pixels * self.patch_side()
@@ -239,6 +242,15 @@ class DiffusionModel(ABC):
             )
         self.denoiser.compile(backend=backend)
 
+    def record(self) -> None:
+        """Record the denoiser's passes as CUDA graphs from now on.
+
+        Call it once the adapter is added, on a GPU, in half precision. The spec refuses layers that draw random numbers
+        within a pass, as dropout and gradient checkpointing do, and those whose frozen weights move, as DoRA's and
+        float32 ones do (lora.merged).
+        """
+        self.graphs = Graphs(self.denoiser)
+
     def check_prompts(self, prompts: Sequence[str]) -> None:
         """Refuse prompts that no text encoder reads to their end.
 
@@ -281,10 +293,20 @@ class DiffusionModel(ABC):
         """
         guidance = conditioning.guidance
         if guidance == 1.0 or self.embeds_guidance():
-            return self.forward(latents, timesteps, conditioning.encoding, guidance).float()
+            return self._pass(latents, timesteps, conditioning.encoding, guidance).float()
         twice = torch.cat([latents] * 2), torch.cat([timesteps] * 2)
-        without, conditioned = self.forward(*twice, conditioning.folded(), guidance).float().chunk(2)
+        without, conditioned = self._pass(*twice, conditioning.folded(), guidance).float().chunk(2)
         return without + guidance * (conditioned - without)
+
+    def _pass(self, latents: Tensor, timesteps: Tensor, encoding: Encoding, guidance: float) -> Tensor:
+        if self.graphs is None:
+            return self.forward(latents, timesteps, encoding, guidance)
+        names = tuple(encoding)
+
+        def function(latents: Tensor, timesteps: Tensor, *rows: Tensor) -> Tensor:
+            return self.forward(latents, timesteps, dict(zip(names, rows, strict=True)), guidance)
+
+        return self.graphs(function, [latents, timesteps, *encoding.values()], guidance, names)
 
     @torch.no_grad()
     def encode_images(self, images: Sequence[Image.Image], size: Size | None = None) -> Tensor:

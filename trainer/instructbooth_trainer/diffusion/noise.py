@@ -20,4 +20,6 @@ def keyed_generator(*key: int | str) -> torch.Generator:
 
 def batch_noise(shape: Sequence[int], generators: Sequence[torch.Generator], device: torch.device) -> Tensor:
     """Standard normal noise [len(generators), *shape], float32: row i comes from generators[i] alone."""
-    return torch.stack([torch.randn(tuple(shape), generator=generator) for generator in generators]).to(device)
+    noise = torch.stack([torch.randn(tuple(shape), generator=generator) for generator in generators])
+    # From pinned memory a copy to a GPU waits for nothing: the next step is prepared while this one is computed.
+    return noise.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else noise.to(device)

@@ -38,15 +38,14 @@ def sample(
         x_T ... x_0, [num_steps + 1, batch, *latent_shape], float32.
     """
     latents = batch_noise(model.latent_shape, generators, model.device)
-    trajectory = [latents]
+    trajectory, sigmas = [latents], schedule.sigma.tolist()  # once: asking a GPU in each step would wait for the step
     with merged(model.denoiser):
         for step in range(len(schedule.timesteps)):
             steps = torch.full((len(latents),), step, device=model.device)
             prediction = model.predict(latents, schedule.timesteps[steps], conditioning)
             latents = schedule.mean(prediction, latents, steps)
-            sigma = schedule.sigma[step]
-            if sigma > 0:
-                latents = latents + sigma * batch_noise(model.latent_shape, generators, model.device)
+            if sigmas[step] > 0:
+                latents = latents + schedule.sigma[step] * batch_noise(model.latent_shape, generators, model.device)
             trajectory.append(latents)
     return torch.stack(trajectory)
 

@@ -73,7 +73,7 @@ class Flux(FlowModel):
             pooled_projections=encoding["pooled"].to(dtype),
             encoder_hidden_states=encoding["embeddings"].to(dtype),
             txt_ids=torch.zeros(encoding["embeddings"].shape[1], 3, device=self.device, dtype=dtype),
-            img_ids=patch_positions(height // PATCH, width // PATCH).to(self.device, dtype),
+            img_ids=patch_positions(height // PATCH, width // PATCH, self.device).to(dtype),
         ).sample
         return unpack(output, height, width)
 
@@ -103,7 +103,7 @@ def unpack(patches: Tensor, height: int, width: int) -> Tensor:
     return grid.permute(0, 3, 1, 4, 2, 5).reshape(batch, channels, height, width)
 
 
-def patch_positions(rows: int, columns: int) -> Tensor:
+def patch_positions(rows: int, columns: int, device: torch.device) -> Tensor:
     """(0, row, column) of each patch, [rows * columns, 3], float32."""
-    row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+    row, column = torch.meshgrid(torch.arange(rows, device=device), torch.arange(columns, device=device), indexing="ij")
     return torch.stack([torch.zeros_like(row), row, column], dim=-1).view(-1, 3).float()

@@ -68,6 +68,8 @@ def run(run: RunContext) -> Outcome:
         model.checkpoint_gradients(text_encoder=spec.train_text_encoder)
     if job.model.compile:
         model.compile()
+    if job.model.cuda_graphs:
+        model.record()
     optimizer = SynchronizedAdamW(
         run.accelerator, adapter, spec.learning_rate, MAX_GRAD_NORM, job.model.dtype, spec.optimizer
     )

@@ -74,6 +74,8 @@ class Reinforce:
             self.model.checkpoint_gradients(text_encoder=False)
         if job.model.compile:
             self.model.compile()
+        if job.model.cuda_graphs:
+            self.model.record()
         self.reference = self.adapter.tensors()
         self.optimizer = SynchronizedAdamW(
             run.accelerator, self.adapter, self.spec.learning_rate, self.spec.max_grad_norm, job.model.dtype
