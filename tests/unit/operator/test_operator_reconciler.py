@@ -6,10 +6,12 @@ import asyncio
 import contextlib
 from collections.abc import Coroutine
 from copy import deepcopy
+from itertools import pairwise
 from typing import Any
 
 import pytest
 
+from instructbooth_operator import resync as resyncs
 from instructbooth_operator.cache import Cache, Key
 from instructbooth_operator.carry_out import Hands
 from instructbooth_operator.errors import ApiError, StillThere
@@ -412,6 +414,57 @@ def test_looks_at_gangs_that_wait_take_turns(rig: Rig) -> None:
         assert rig.status()["stages"][0]["state"] == "Succeeded"
 
     rig.run(scenario())
+
+
+def test_turns_are_rarer_where_one_takes_long() -> None:
+    async def waits(seconds: float) -> float:
+        turns = Turns[str](10.0)
+        for _ in range(30):
+            turns.took(seconds)
+        turns.wait("first")
+        return turns.wait("second")
+
+    assert asyncio.run(waits(0.001)) == 0.0  # a second's worth is free
+    assert asyncio.run(waits(2.0)) > 14.0  # eight seconds each: a quarter of the time
+
+
+def test_a_look_tells_how_long_it_took(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    _waiting(rig, node="")
+    told: list[float] = []
+    monkeypatch.setattr(rig.reconciler._looks, "took", told.append)
+    rig.reconcile()
+    assert len(told) == 1
+    assert told[0] >= 0
+
+
+@pytest.mark.parametrize("lag", [0.0, 100.0])
+def test_full_lists_are_rarer_where_one_takes_long(rig: Rig, monkeypatch: pytest.MonkeyPatch, lag: float) -> None:
+    monkeypatch.setattr(resyncs, "HEARTBEAT_SECONDS", 0.01)
+    monkeypatch.setattr(resyncs, "SUSPICIOUS_SECONDS", 0.02)
+    monkeypatch.setattr(rig.freshness, "lag", lambda: lag)
+    resync = Resync(
+        api=rig.api,  # type: ignore[arg-type]
+        cache=rig.cache,
+        queue=rig.queue,
+        freshness=rig.freshness,
+        namespaces=(),
+    )
+    compared: list[float] = []
+
+    async def compare() -> None:
+        compared.append(asyncio.get_running_loop().time())
+        await asyncio.sleep(0.1)
+
+    monkeypatch.setattr(resync, "compare", compare)
+
+    async def scenario() -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(resync.run(0.02), 1.0)
+
+    rig.run(scenario())
+    share = resyncs.SUSPICIOUS_SHARE if lag else resyncs.SHARE
+    assert compared
+    assert all(later - earlier > 0.09 / share for earlier, later in pairwise(compared))
 
 
 @pytest.mark.parametrize(("node", "lists"), [("", 0), ("gpu-1", 1)])
