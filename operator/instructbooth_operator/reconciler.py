@@ -160,14 +160,11 @@ class Reconciler:
             turns = self._asks if made.look_at is None else self._looks
             if made.requeue_after is not None and (wait := turns.wait(key)) > 0:
                 return replace(made, look_at=None, requeue_after=wait)
-            clock = asyncio.get_running_loop().time
-            began = clock()
             if made.look_at is not None:
                 evidence[made.look_at] = await self._observer.evidence(key.namespace, made.look_at)
             elif made.ask_kueue is not None:
                 child, uid = made.ask_kueue
                 waiting[child] = await self._observer.waiting(key.namespace, child, uid)
-            turns.took(clock() - began)
 
     def _retry(self, key: Key, error: Exception) -> None:
         """Log what went wrong, and try again later, ever later."""

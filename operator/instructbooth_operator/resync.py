@@ -20,8 +20,8 @@ log = logging.getLogger(__name__)
 SELECTOR = f"{Label.MANAGED_BY}={Label.MANAGER}"
 HEARTBEAT_SECONDS = 5.0
 MAX_WAIT_SECONDS = 5.0  # between two tries of the first list: nobody works meanwhile
-SHARE = 0.05  # of the time may be spent on comparisons: with thousands of jobs one takes a while
-SUSPICIOUS_SHARE = 0.25
+LONG_SECONDS = 5.0  # a comparison that takes longer, with thousands of jobs, is made more rarely:
+SHARE = 0.05  # so that comparisons take no more of the time
 SUSPICIOUS_SECONDS = 20.0  # a watch that is so late is compared with a full list at once
 
 
@@ -54,7 +54,7 @@ class Resync:
                     break
 
     async def run(self, seconds: float) -> None:
-        """Compare for ever: every so many seconds, and at once when a watch seems dead; rarer where it takes long."""
+        """Compare for ever: every so many seconds, more rarely where it takes long, at once when a watch seems dead."""
         loop = asyncio.get_running_loop()
         last, took = loop.time(), 0.0
         while True:
@@ -64,15 +64,15 @@ class Resync:
             LOOP_TASKS.set(len(asyncio.all_tasks()))
             WATCH_LAG.set(self._freshness.lag())
             age = loop.time() - last
-            suspicious = self._freshness.lag() > SUSPICIOUS_SECONDS
-            if age < (max(SUSPICIOUS_SECONDS, took / SUSPICIOUS_SHARE) if suspicious else max(seconds, took / SHARE)):
-                continue
-            last = loop.time()
-            try:
-                await self.compare()
-            except ApiError as error:
-                log.warning("cannot list jobs: %s", error)
-            took = loop.time() - last
+            often = seconds if took <= LONG_SECONDS else max(seconds, took / SHARE)
+            if age >= often or (self._freshness.lag() > SUSPICIOUS_SECONDS and age >= SUSPICIOUS_SECONDS):
+                last = loop.time()
+                try:
+                    await self.compare()
+                except ApiError as error:
+                    log.warning("cannot list jobs: %s", error)
+                else:
+                    took = loop.time() - last
 
     async def compare(self) -> None:
         """One comparison: take in what was missed, forget what is gone. Raises ApiError."""

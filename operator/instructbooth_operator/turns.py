@@ -1,8 +1,6 @@
 """Looking at gangs that do not start costs two lists each, and in a full cluster a thousand of them wait at a time.
 
-They take turns, first come, first served: so many looks a second in all, however many wait. Where a look takes long,
-for a list goes through all that the namespace holds, there are fewer, so that looking leaves the API server time for
-the rest.
+They take turns, first come, first served: so many looks a second in all, however many wait.
 """
 
 from __future__ import annotations
@@ -14,16 +12,11 @@ from typing import Generic, TypeVar
 K = TypeVar("K", bound=Hashable)
 
 
-SHARE = 0.25  # of the time may be spent on turns
-MEMORY = 0.8  # what the cost of the turns before counts beside the last one's
-
-
 class Turns(Generic[K]):
-    """`rate` turns a second or fewer, and one second's worth at once after a pause."""
+    """`rate` turns a second, and one second's worth at once after a pause."""
 
     def __init__(self, rate: float) -> None:
         self._rate = rate
-        self._cost = 0.0
         self._next = 0.0
         self._given: dict[K, float] = {}
 
@@ -32,16 +25,12 @@ class Turns(Generic[K]):
         now = asyncio.get_running_loop().time()
         at = self._given.get(key)
         if at is None:
-            at = self._next = max(self._next, now - 1.0) + max(1.0 / self._rate, self._cost / SHARE)
+            at = self._next = max(self._next, now - 1.0) + 1.0 / self._rate
         if at <= now:
             self._given.pop(key, None)
             return 0.0
         self._given[key] = at
         return at - now
-
-    def took(self, seconds: float) -> None:
-        """How long a turn was."""
-        self._cost = MEMORY * self._cost + (1 - MEMORY) * seconds
 
     def forget(self, key: K) -> None:
         """It will not come any more."""

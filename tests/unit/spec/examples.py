@@ -33,6 +33,18 @@ def _set(path: str, value: object) -> Callable[[Manifest], None]:
     return change
 
 
+def _recorded(stage: str, part: dict[str, Any]) -> Callable[[Manifest], None]:
+    """All that model.cudaGraphs needs, and something in a stage."""
+
+    def change(manifest: Manifest) -> None:
+        manifest["spec"]["model"].update(cudaGraphs=True, dtype="bf16")
+        for name in ("personalization", "reinforcement"):
+            manifest["spec"][name].update(gpusPerNode=1)
+        manifest["spec"][stage].update(part)
+
+    return change
+
+
 def _update(**changes: object) -> Callable[[Manifest], None]:
     """Change fields of the reinforcement."""
     return lambda manifest: manifest["spec"]["reinforcement"].update(changes)
@@ -161,14 +173,10 @@ BAD: dict[str, tuple[Callable[[Manifest], object], str]] = {
         ),
         "spec.model.cudaGraphs",
     ),
-    "recorded-dropout": (
-        lambda manifest: (
-            manifest["spec"]["model"].update(cudaGraphs=True, dtype="bf16"),
-            manifest["spec"]["personalization"].update(gpusPerNode=1, lora={"dropout": 0.1}),
-            manifest["spec"]["reinforcement"].update(gpusPerNode=1),
-        ),
-        "spec.model.cudaGraphs",
-    ),
+    "recorded-dropout": (_recorded("personalization", {"lora": {"dropout": 0.1}}), "spec.model.cudaGraphs"),
+    "recorded-dora": (_recorded("personalization", {"lora": {"useDora": True}}), "spec.model.cudaGraphs"),
+    "recorded-checkpointing": (_recorded("personalization", {"gradientCheckpointing": True}), "spec.model.cudaGraphs"),
+    "recorded-checkpointing-2": (_recorded("reinforcement", {"gradientCheckpointing": True}), "spec.model.cudaGraphs"),
     "flow-matching-of-a-unet": (
         lambda manifest: (
             manifest["spec"]["model"].update(family="stable-diffusion-xl"),

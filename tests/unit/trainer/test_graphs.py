@@ -90,8 +90,21 @@ def test_constants_dtypes_and_gradients_tell_passes_apart(net, recorded):
     everything()
     assert recorded.recorded == 0
     everything()
-    assert recorded.recorded == 4
-    assert [len(recording.weights) for recording in Recording.made] == [1, 1, 1, 0]
+    assert [len(recording.weights) for recording in Recording.made] == [1, 1, 1]  # and the last is half of the first
+
+
+def test_a_pass_without_gradient_is_half_of_one_with_as_soon_as_that_is_recorded(net, recorded):
+    def without() -> None:
+        with torch.no_grad():
+            recorded(net, ones(2))
+
+    for _ in range(2):
+        without()
+    for _ in range(2):
+        recorded(net, ones(2)).sum().backward()
+    without()
+    assert [len(recording.weights) for recording in Recording.made] == [0, 1]
+    assert [recording.replays for recording in Recording.made] == [1, 2]
 
 
 def test_only_so_many_are_kept(net, recorded):
@@ -219,6 +232,17 @@ def test_leaves_on_the_weights_memory_give_the_weights_gradients(family, folders
         with torch.no_grad():
             for weight in adapter.parameters():
                 weight.mul_(1.5)  # seen by the leaves, too
+
+
+def test_disturbed_weights_come_back_and_a_pass_that_waits_does_not_notice(net):
+    net.weight.data.fill_(0.1)
+    exchanged = graphs.Exchanged(net, net, learning=True)
+    waiting = (net(torch.ones(1)) * net.weight).sum()
+    with exchanged.disturbed():
+        assert float(exchanged.run([torch.ones(1)])) == pytest.approx(0.1 + graphs.DISTURBANCE)
+    assert net.weight == torch.tensor(0.1)
+    waiting.backward()
+    assert net.weight.grad == pytest.approx(0.2)
 
 
 @pytest.mark.parametrize("stage", [Stage.PERSONALIZE, Stage.REINFORCE])

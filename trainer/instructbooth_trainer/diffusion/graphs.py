@@ -1,17 +1,18 @@
 """CUDA graphs of the denoiser's passes: a pass is recorded once for each shape and then replayed as one launch.
 
 On a fast GPU a pass of some two thousand small kernels waits for the processor that launches them. With Stable
-Diffusion 1.5's shapes (8 rows of 64 x 64 latents, bf16, an H100) recorded passes took 0.52 to 0.55 of the time
-(docs/decisions/0029). A replay runs the same kernels on the same memory: predictions and gradients are those of the
-weights as they are now, which optimizer and `Adapter.load_tensors` change in place. Each recording is compared with the
-pass that it stands for before it is used.
+Diffusion 1.5's shapes (8 rows of 64 x 64 latents, bf16, an H100) recorded passes took 0.52 to 0.55 of the time, by an
+earlier form of this file (docs/decisions/0029). A replay runs the same kernels on the same memory: predictions and
+gradients are those of the weights as they are now, which optimizer and `Adapter.load_tensors` change in place. Each
+recording is compared with the pass that it stands for before it is used.
 """
 
 from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ Pass = Callable[..., Tensor]
 
 WARMUP = 2  # passes before the recording, in which libraries choose their kernels and take their workspaces
 TOLERANCE = 0.02  # of a replay's norm: kernels may be chosen anew, which moves bf16's last places
+DISTURBANCE = 0.02  # of the adapter's weights, while a recording is compared
 AT_MOST = 8  # recordings; they share the memory of their passes, and each has its own inputs, output and gradients
 
 log = logging.getLogger(__name__)
@@ -71,8 +73,10 @@ class Graphs:
         if not self.free or any(tensor.requires_grad for tensor in inputs):
             return function(*inputs)
         learning = torch.is_grad_enabled()
-        key = (learning, *constants, *((tensor.shape, tensor.dtype) for tensor in inputs))
-        graph = self._graphs.get(key) or self._record(key, function, inputs, learning)
+        shapes = (*constants, *((tensor.shape, tensor.dtype) for tensor in inputs))
+        # A pass without gradient is the forward half of one with: the same kernels, and one recording for both.
+        graph = self._graphs.get((True, *shapes)) or self._graphs.get((learning, *shapes))
+        graph = graph or self._record((learning, *shapes), function, inputs, learning)
         if graph is None:
             return function(*inputs)
         if not learning:
@@ -126,6 +130,26 @@ class Exchanged:
         leaves = list(self._leaves.values())
         return torch.autograd.grad(output, leaves, incoming, allow_unused=True) if leaves else ()
 
+    def whole(self, inputs: Sequence[Tensor]) -> list[Tensor | None]:
+        """The output, and the weights' gradients for `_signs` of it."""
+        output = self.run(inputs)
+        return [output.detach(), *self.derive(output, _signs(output))]
+
+    @contextmanager
+    def disturbed(self) -> Iterator[None]:
+        """With other weights, which come back bit for bit."""
+        # By `data`, for a pass whose backward pass is still to come must not notice.
+        kept = [leaf.data.clone() for leaf in self._leaves.values()]
+        try:
+            for leaf in self._leaves.values():
+                leaf.data += DISTURBANCE * (1 - 2 * (torch.arange(leaf.numel(), device=leaf.device) % 2)).view(
+                    leaf.shape
+                )
+            yield
+        finally:
+            for leaf, weight in zip(self._leaves.values(), kept, strict=True):
+                leaf.data.copy_(weight)
+
 
 class _Within(torch.nn.Module):
     """Lets a module's weights be exchanged while a function that uses it runs."""
@@ -167,10 +191,7 @@ class _Graph:
         tape.stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(tape.stream):
             for _ in range(WARMUP):
-                output = exchanged.run(inputs)
-                incoming = _signs(output)
-                expected = [output.detach(), *exchanged.derive(output, incoming)]
-                del output
+                incoming = _signs(exchanged.whole(inputs)[0])
         torch.cuda.current_stream().wait_stream(tape.stream)
         # Recorded on zeros, so that the comparison finds whatever would always be what it was in the recording.
         self._inputs = [torch.zeros_like(tensor) for tensor in inputs]
@@ -183,7 +204,9 @@ class _Graph:
             with tape.recording(self._backward):
                 self._gradients = exchanged.derive(output, self._incoming)
         self._output = output.detach()
-        found = [self.replay(inputs), *(self.replay_backward(incoming) if self.weights else ())]
+        with exchanged.disturbed():  # a fresh adapter changes nothing and has half of its gradients at zero
+            expected = exchanged.whole(inputs)
+            found = [self.replay(inputs), *(self.replay_backward(incoming) if self.weights else ())]
         if not _alike(found, expected):
             raise RuntimeError("a replay gives something else than the pass does")
 
@@ -201,7 +224,7 @@ class _Graph:
         return tuple(None if gradient is None else gradient.clone() for gradient in self._gradients)
 
 
-def _signs(output: Tensor) -> Tensor:
+def _signs(output: Any) -> Tensor:
     """A gradient whose sums stay small enough for fp16: two signs in turn, of norm 1."""
     signs = torch.ones(output.numel(), dtype=output.dtype, device=output.device)
     signs[::2] = -1
