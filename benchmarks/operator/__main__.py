@@ -18,6 +18,7 @@ from benchmarks.operator.measure import Result, measure, say
 from benchmarks.operator.ours import Ours
 from benchmarks.operator.plane import BenchPlane, running
 from benchmarks.operator.plot import picture
+from benchmarks.operator.processes import end_with_everything
 from benchmarks.operator.report import rows
 
 CONTENDERS: dict[str, type[Contender]] = {kind.name: kind for kind in (Ours, Kubeflow, Floor)}
@@ -37,6 +38,7 @@ def main() -> None:
     parser.add_argument("--contenders", nargs="+", choices=list(CONTENDERS), default=list(CONTENDERS))
     parser.add_argument("--out", type=Path, default=Path("out/bench-operator"))
     options = parser.parse_args()
+    end_with_everything()
     options.out.mkdir(parents=True, exist_ok=True)
     results, lines = [], []
     for count in options.jobs:

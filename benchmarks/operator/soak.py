@@ -20,7 +20,7 @@ from benchmarks.operator.life import TTL_SECONDS, fate, growth, pod_stages
 from benchmarks.operator.measure import make_namespace, say
 from benchmarks.operator.ours import PARTS, Ours
 from benchmarks.operator.plane import BenchPlane, running
-from benchmarks.operator.processes import cpu_seconds, memory_mib
+from benchmarks.operator.processes import cpu_seconds, end_with_everything, memory_mib
 from instructbooth.contract import Label
 from tests.integration.operator.plane import JsonObject, Refused
 
@@ -152,6 +152,7 @@ def main() -> None:
     parser.add_argument("--jobs-per-hour", type=float, default=40, help="simulated")
     parser.add_argument("--out", type=Path, default=Path("out/bench-operator"))
     options = parser.parse_args()
+    end_with_everything()
     options.out.mkdir(parents=True, exist_ok=True)
     speed = options.hours * 60 / options.minutes
     with tempfile.TemporaryDirectory(prefix="soak-") as folder, running(Path(folder), pod_stages(speed)) as plane:

@@ -1,7 +1,9 @@
-"""A watch that the API server ends goes on after its last line."""
+"""A watch that the API server ends goes on after its last line; a benchmark that is ended ends what it started."""
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import pytest
 
 from benchmarks.operator.load import Watch
+from benchmarks.operator.processes import end_with_everything
 
 
 def event(version: int) -> bytes:
@@ -50,3 +53,13 @@ def test_a_version_that_is_too_old_is_an_error(monkeypatch):
     assert opened == ["5", "6"]
     assert seen == [event(6)]
     assert "410" in str(watch.error)
+
+
+def test_sigterm_ends_a_benchmark_as_an_error_would():
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        end_with_everything()
+        with pytest.raises(SystemExit):
+            os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
