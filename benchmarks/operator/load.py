@@ -18,9 +18,9 @@ from tests.integration.operator.plane import JsonObject, unverified
 
 CONNECTIONS = 8
 NAMESPACE = "bench"
-# Pods are many and only their names and times are wanted: the API server sends no more of them.
 VERSION = re.compile(rb'"resourceVersion":"(\d+)"')  # the first in a line is the object's own
 ERROR = b'{"type":"ERROR"'
+# Pods are many and only their names and times are wanted: the API server sends no more of them.
 METADATA_ONLY = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 
 

@@ -49,6 +49,15 @@ class Rig:
             defaults=DEFAULTS,
         )
 
+    def resync(self) -> Resync:
+        return Resync(
+            api=self.api,  # type: ignore[arg-type]
+            cache=self.cache,
+            queue=self.queue,
+            freshness=self.freshness,
+            namespaces=(),
+        )
+
     def run(self, scenario: Coroutine[Any, Any, Any]) -> Any:
         return asyncio.run(asyncio.wait_for(scenario, 30))
 
@@ -360,13 +369,7 @@ def test_one_job_s_trouble_does_not_end_the_worker(rig: Rig) -> None:
 
 def test_a_full_list_heals_what_the_watch_lost(rig: Rig) -> None:
     async def scenario() -> None:
-        resync = Resync(
-            api=rig.api,  # type: ignore[arg-type]
-            cache=rig.cache,
-            queue=rig.queue,
-            freshness=rig.freshness,
-            namespaces=(),
-        )
+        resync = rig.resync()
         await rig.reconciler.reconcile(KEY)
         await resync.prime()
         assert resync.primed
@@ -424,13 +427,7 @@ def test_full_lists_are_rarer_where_one_takes_long(
     monkeypatch.setattr(resyncs, "LONG_SECONDS", 0.05)
     monkeypatch.setattr(resyncs, "SHARE", 1e-6)
     monkeypatch.setattr(rig.freshness, "lag", lambda: lag)
-    resync = Resync(
-        api=rig.api,  # type: ignore[arg-type]
-        cache=rig.cache,
-        queue=rig.queue,
-        freshness=rig.freshness,
-        namespaces=(),
-    )
+    resync = rig.resync()
     compared: list[int] = []
     often = asyncio.Event()
 
