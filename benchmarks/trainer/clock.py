@@ -41,11 +41,10 @@ class Clock:
         self.keep(marks[warmup:])
 
     def one_pass(self, name: str, call: Callable[[], None]) -> None:
-        """A number of the result: the median of some calls. A lap, too."""
-        laps = Clock("cuda" if self._cuda else "cpu", torch.get_num_threads())
-        laps.laps(lambda _: call(), PASSES_WARMUP, PASSES)
-        self.result.numbers[name] = median(laps.result.seconds)
-        self.result.seconds.append(self.result.numbers[name])
+        """Laps of a call, and their median as a number of the result."""
+        earlier = len(self.result.seconds)
+        self.laps(lambda _: call(), PASSES_WARMUP, PASSES)
+        self.result.numbers[name] = median(self.result.seconds[earlier:])
 
     def keep(self, marks: Sequence[tuple[float, float]]) -> None:
         """Add what lies between marks of `now`, two by two."""
