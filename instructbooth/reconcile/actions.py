@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any, Literal
 
 from instructbooth.spec.status import InstructBoothJobStatus
@@ -55,6 +56,22 @@ class Event:
     message: str
 
 
+class Haste(Enum):
+    """How soon pods must be looked at."""
+
+    NOW = "now"  # a gang has ended or hangs: nothing goes on before
+    SOON = "soon"  # it has begun and is not whole: a node may be lost
+    IN_TURN = "in turn"  # it has not begun, like perhaps a thousand others
+
+
+@dataclass(frozen=True)
+class Look:
+    """The child whose pods must be looked at before a plan can be made."""
+
+    child: str
+    haste: Haste = Haste.NOW
+
+
 @dataclass(frozen=True)
 class Plan:
     """What to do about a job now.
@@ -64,8 +81,8 @@ class Plan:
         actions: first, in order; each may be repeated without harm.
         events: posted before the status is written, so that a crash loses none.
         requeue_after: seconds after which to look again though nothing may have happened; None: only if something does.
-        look_at: child whose pods must be listed before this plan may be carried out. The reconciler lists them and
-            plans again, until this is None. With `requeue_after` nothing has ended and the look may wait its turn.
+        look_at: the pods that must be listed before this plan may be carried out. The reconciler lists them and plans
+            again, until this is None.
         ask_kueue: (name, uid) of the child that waits in a queue: what Kueue says of it may be read, and the plan made
             again. It may be carried out without.
         pull_from: (child name, host name of rank 0) to pull progress from until the next plan.
@@ -75,6 +92,6 @@ class Plan:
     actions: tuple[Action, ...] = ()
     events: tuple[Event, ...] = ()
     requeue_after: float | None = None
-    look_at: str | None = None
+    look_at: Look | None = None
     ask_kueue: tuple[str, str] | None = None
     pull_from: tuple[str, str] | None = None

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from instructbooth.contract import STAGES, Stage
-from instructbooth.reconcile.actions import DeleteChild, DeleteSelf, Plan
+from instructbooth.reconcile.actions import DeleteChild, DeleteSelf, Haste, Plan
 from instructbooth.reconcile.conditions import (
     ACCEPTED,
     BLOCKED,
@@ -110,11 +110,13 @@ def _unfinished(
     defaults: TrainerDefaults,
 ) -> Plan:
     stages, step = _walk(resolved, old, observed, defaults)
-    if step.look_at is not None:
-        return Plan(old, look_at=step.look_at, requeue_after=step.requeue_after)
     spec, now = resolved.spec, observed.now
     left = deadline.seconds_left(old, spec.run_policy, now)
-    if left is not None and left <= 0 and step.refusal is None and not step.done:
+    late = left is not None and left <= 0
+    # How a gang has ended counts, though it is late. Why one does not start does not.
+    if step.look_at is not None and not (late and step.look_at.haste is not Haste.NOW):
+        return Plan(old, look_at=step.look_at, requeue_after=left)
+    if late and step.refusal is None and not step.done:
         stages, step = _out_of_time(old, stages, step, spec.run_policy, format_time(now))
     finished = step.done or step.refusal is not None
     fields: dict[str, Any] = {"stages": stages, **visible.columns(spec, stages, old)}

@@ -12,7 +12,8 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
-from instructbooth.reconcile.observed import Warning
+from instructbooth.contract import KIND
+from instructbooth.reconcile.observed import Pod, Warning
 from instructbooth.reconcile.policies.blocked import TELLING
 from instructbooth_operator.api import Api
 from instructbooth_operator.errors import ApiError
@@ -24,7 +25,7 @@ JsonObject = dict[str, Any]
 JOB_NAME = "batch.kubernetes.io/job-name"
 COMPANY_SECONDS = 0.05, 1.0  # for which a list waits for others to join it: as long as the last one took, within bounds
 SHARE_OF_TIME = 0.05  # that is spent on lists of events, unless they would be older than
-OLDEST_SECONDS = 15.0
+OLDEST_SECONDS = 60.0
 MAX_WARNINGS = 20
 
 
@@ -33,7 +34,7 @@ class _Round:
     """One list of pods that is about to be asked for."""
 
     children: set[str] = field(default_factory=set)
-    answer: asyncio.Task[dict[str, list[JsonObject]]] | None = None
+    answer: asyncio.Task[dict[str, list[Pod]]] | None = None
 
 
 class Pods:
@@ -44,7 +45,7 @@ class Pods:
         self._next: dict[str, _Round] = {}
         self._took = 0.0
 
-    async def of(self, namespace: str, child: str) -> list[JsonObject]:
+    async def of(self, namespace: str, child: str) -> list[Pod]:
         """The pods of a child, as they are after this was called. Raises ApiError."""
         if namespace not in self._next:
             begun = self._next[namespace] = _Round()
@@ -54,19 +55,24 @@ class Pods:
         assert joined.answer is not None
         return (await asyncio.shield(joined.answer))[child]
 
-    async def _list(self, namespace: str) -> dict[str, list[JsonObject]]:
+    async def _list(self, namespace: str) -> dict[str, list[Pod]]:
         shortest, longest = COMPANY_SECONDS
         await asyncio.sleep(min(max(shortest, self._took), longest))
         # Whoever asks from now on wants to know of what happens from now on: that is for the next list to say.
         children = self._next.pop(namespace).children
         clock = asyncio.get_running_loop().time
         began = clock()
-        selector = f"{JOB_NAME} in ({','.join(sorted(children))})"
-        found: dict[str, list[JsonObject]] = {child: [] for child in children}
+        found = await self.of_all(namespace, sorted(children))
+        self._took = clock() - began
+        return found
+
+    async def of_all(self, namespace: str, children: list[str]) -> dict[str, list[Pod]]:
+        """The pods of some children, at once. Raises ApiError."""
+        selector = f"{JOB_NAME} in ({','.join(children)})"
+        found: dict[str, list[Pod]] = {child: [] for child in children}
         async for page in self._api.list(PODS, namespace, labelSelector=selector):
             for pod in page["items"]:
-                found[pod["metadata"]["labels"][JOB_NAME]].append(pod)
-        self._took = clock() - began
+                found[pod["metadata"]["labels"][JOB_NAME]].append(Pod.from_object(pod))
         return found
 
 
@@ -98,7 +104,8 @@ class Warnings:
 
     async def _list(self, namespace: str) -> dict[str, list[Warning]]:
         # That a pod found no node is in its conditions, and in a full cluster there are thousands of those.
-        selector = "type=Warning,reason!=FailedScheduling"
+        # Our own are about jobs, and none of them says why a pod waits.
+        selector = f"type=Warning,reason!=FailedScheduling,involvedObject.kind!={KIND}"
         told: list[tuple[str, Warning]] = []
         async for page in self._api.list(EVENTS, namespace, fieldSelector=selector):
             for event in page["items"]:

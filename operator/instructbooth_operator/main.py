@@ -20,6 +20,7 @@ from instructbooth_operator.cache import Cache, Key
 from instructbooth_operator.carry_out import Hands
 from instructbooth_operator.freshness import Freshness
 from instructbooth_operator.lease import Lease, LeaseLost
+from instructbooth_operator.lookout import Lookout
 from instructbooth_operator.metrics import JobCollector, stand_by
 from instructbooth_operator.observe import Observer, utc_now
 from instructbooth_operator.progress import ProgressPuller
@@ -68,12 +69,15 @@ async def run(settings: Settings, now: Callable[[], datetime] = utc_now) -> None
         if not await under(tenure, resync.prime()):
             return
         log.info("working: %d jobs known, trainer image %s", len(cache.jobs()), settings.trainer.image)
+        observer = Observer(api, cache, now, settings.read_workloads)
+        lookout = Lookout(observer.evidence_of_all, done=queue.add)
         reconciler = Reconciler(
             queue=queue,
             cache=cache,
-            observer=Observer(api, cache, now, settings.read_workloads),
+            observer=observer,
             hands=Hands(api, cache, freshness, now),
             puller=puller,
+            lookout=lookout,
             defaults=settings.trainer,
         )
         registry = registry_for(cache, queue, freshness)
@@ -83,6 +87,7 @@ async def run(settings: Settings, now: Callable[[], datetime] = utc_now) -> None
             asyncio.create_task(watching, name="watches"),
             asyncio.create_task(resync.run(settings.resync_seconds), name="resync"),
             asyncio.create_task(puller.run(), name="progress"),
+            asyncio.create_task(lookout.run(), name="lookout"),
             *(asyncio.create_task(reconciler.work(), name=f"worker-{n}") for n in range(settings.workers)),
         )
 

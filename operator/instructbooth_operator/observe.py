@@ -44,13 +44,11 @@ class Observer:
     async def observe(
         self,
         job: JsonObject,
-        evidence: Mapping[str, Evidence],
         progress: Mapping[str, Progress],
         silence: Mapping[str, Silence],
-        waiting: Mapping[str, Waiting | None],
         rejection: Rejection | None,
     ) -> Observed:
-        """What is known of the job's children now. Raises ApiError."""
+        """What is known of the job's children now, without a look at pods. Raises ApiError."""
         meta = job["metadata"]
         key = Key(meta["namespace"], meta["name"])
         await self._find_missing(key, job)
@@ -58,10 +56,8 @@ class Observer:
         return Observed(
             now=self._now(),
             children=tuple(sorted(children, key=lambda child: child.name)),
-            evidence=evidence,
             progress=progress,
             silence=silence,
-            waiting=waiting,
             rejection=rejection,
         )
 
@@ -78,11 +74,18 @@ class Observer:
 
     async def evidence(self, namespace: str, child: str) -> Evidence:
         """The pods of a child, and the warnings about them where no pod says itself why it waits. Raises ApiError."""
-        parsed = tuple(Pod.from_object(pod) for pod in await self._pods.of(namespace, child))
+        return await self._explained(namespace, child, await self._pods.of(namespace, child))
+
+    async def evidence_of_all(self, namespace: str, children: list[str]) -> list[Evidence]:
+        """The same of each child, from one list that waits for nobody else. Raises ApiError."""
+        found = await self._pods.of_all(namespace, children)
+        return [await self._explained(namespace, child, found[child]) for child in children]
+
+    async def _explained(self, namespace: str, child: str, pods: list[Pod]) -> Evidence:
         # Of a pod without a node, events could only say what its conditions say.
-        silent = [pod for pod in parsed if pod.phase == "Pending" and pod.node and not _explains(pod)]
-        names = [pod.name for pod in silent[:3]] if parsed else [child]
-        return Evidence(parsed, await self._warnings.about(namespace, names) if names else ())
+        silent = [pod for pod in pods if pod.phase == "Pending" and pod.node and not _explains(pod)]
+        names = [pod.name for pod in silent[:3]] if pods else [child]
+        return Evidence(tuple(pods), await self._warnings.about(namespace, names) if names else ())
 
     async def waiting(self, namespace: str, child: str, uid: str) -> Waiting | None:
         """Why Kueue does not let a child go; None where nothing is to be learned. No job fails for want of it."""

@@ -7,14 +7,15 @@ import logging
 from collections import Counter
 from dataclasses import replace
 
-from instructbooth.reconcile.actions import Apply, Event, Plan
-from instructbooth.reconcile.observed import Evidence, Rejection, Waiting
+from instructbooth.reconcile.actions import Apply, Event, Haste, Plan
+from instructbooth.reconcile.observed import Evidence, Rejection
 from instructbooth.reconcile.plan import plan
 from instructbooth.reconcile.pod import TrainerDefaults
 from instructbooth.spec.status import InstructBoothJobStatus
 from instructbooth_operator.cache import Cache, JsonObject, Key, version
 from instructbooth_operator.carry_out import Hands, Rejected
 from instructbooth_operator.errors import ApiError, NotLeading, StillThere
+from instructbooth_operator.lookout import Lookout
 from instructbooth_operator.metrics import QUEUE, RECONCILE_SECONDS, RECONCILES, RESTARTS
 from instructbooth_operator.observe import Observer
 from instructbooth_operator.progress import ProgressPuller
@@ -26,7 +27,6 @@ log = logging.getLogger(__name__)
 FIRST_RETRY_SECONDS = 0.5
 MAX_RETRY_SECONDS = 60.0
 SETTLE_SECONDS = 2.0  # after which a pass that changed a child is followed by another, if nothing wakes it before
-LOOKS_PER_SECOND = 10.0  # at gangs that do not start; those that ended are looked at when they end
 ASKS_PER_SECOND = 5.0  # of Kueue, however many jobs wait in queues
 TRIES_TO_TELL = 5  # passes that may fail for the sake of events, one after the other: 15 seconds
 
@@ -42,6 +42,7 @@ class Reconciler:
         observer: Observer,
         hands: Hands,
         puller: ProgressPuller,
+        lookout: Lookout,
         defaults: TrainerDefaults,
     ) -> None:
         self._queue = queue
@@ -51,7 +52,7 @@ class Reconciler:
         self._puller = puller
         self._defaults = defaults
         self._failures: dict[Key, int] = {}
-        self._looks = Turns[Key](LOOKS_PER_SECOND)
+        self._lookout = lookout
         self._asks = Turns[Key](ASKS_PER_SECOND)
         self._untold: Counter[Key] = Counter()
         self._written: dict[Key, str] = {}  # uid of the jobs whose status this process has written
@@ -85,24 +86,25 @@ class Reconciler:
         job = self._cache.job(key)
         if job is None:
             self._puller.watch(key, None)
-            self._looks.forget(key)
+            self._lookout.forget(key)
             self._asks.forget(key)
             self._written.pop(key, None)
             return None
-        made = await self._plan(key, job)
+        seen = self._lookout.take(key)
+        made = await self._plan(key, job, seen)
         if self._hinges_on_truth(key, job, made):
             # Decide on what is true now, not on what a watch said some time ago.
             fresh = await self._observer.refresh(key)
             if fresh is None:
                 return 0.0
             if version(fresh) != version(job):
-                job, made = fresh, await self._plan(key, fresh)
+                job, made = fresh, await self._plan(key, fresh, seen)
         done = False
         try:
             for action in made.actions:
                 done |= await self._hands.act(job, action)
         except Rejected as refused:
-            made = await self._plan(key, job, refused.rejection)
+            made = await self._plan(key, job, seen, refused.rejection)
         for event in made.events:
             await self._tell(key, job, event)
         try:
@@ -148,23 +150,34 @@ class Reconciler:
                 raise
             log.warning("%s/%s: the event %s is lost: %s", *key, event.reason, error)
 
-    async def _plan(self, key: Key, job: JsonObject, rejection: Rejection | None = None) -> Plan:
-        evidence: dict[str, Evidence] = {}
-        waiting: dict[str, Waiting | None] = {}
+    async def _plan(
+        self, key: Key, job: JsonObject, seen: tuple[str, Evidence] | None, rejection: Rejection | None = None
+    ) -> Plan:
+        """What to do. `seen`: a child, and its pods as they were some time ago.
+
+        The children are observed once, before any look: pods that were listed before a gang ended do not tell how.
+        """
+        observed = await self._observer.observe(job, self._puller.latest(key), self._puller.silence(key), rejection)
         while True:
-            heard, silence = self._puller.latest(key), self._puller.silence(key)
-            observed = await self._observer.observe(job, evidence, heard, silence, waiting, rejection)
             made = plan(job, observed, self._defaults)
-            if made.look_at is None and made.ask_kueue is None:
+            if look := made.look_at:
+                if look.haste is Haste.NOW:
+                    evidence = await self._observer.evidence(key.namespace, look.child)
+                elif seen is not None and seen[0] == look.child:
+                    evidence = seen[1]
+                else:
+                    self._lookout.ask(key, look)
+                    return replace(made, look_at=None)
+                observed = replace(observed, evidence={**observed.evidence, look.child: evidence})
+                continue
+            self._lookout.forget(key)
+            if made.ask_kueue is None:
                 return made
-            turns = self._asks if made.look_at is None else self._looks
-            if made.requeue_after is not None and (wait := turns.wait(key)) > 0:
-                return replace(made, look_at=None, requeue_after=wait)
-            if made.look_at is not None:
-                evidence[made.look_at] = await self._observer.evidence(key.namespace, made.look_at)
-            elif made.ask_kueue is not None:
-                child, uid = made.ask_kueue
-                waiting[child] = await self._observer.waiting(key.namespace, child, uid)
+            if (wait := self._asks.wait(key)) > 0:
+                return replace(made, ask_kueue=None, requeue_after=wait)
+            child, uid = made.ask_kueue
+            said = await self._observer.waiting(key.namespace, child, uid)
+            observed = replace(observed, waiting={**observed.waiting, child: said})
 
     def _retry(self, key: Key, error: Exception) -> None:
         """Log what went wrong, and try again later, ever later."""

@@ -1,6 +1,6 @@
-"""Looking at gangs that do not start costs two lists each, and in a full cluster a thousand of them wait at a time.
+"""Asking Kueue why a gang waits costs a list each, and in a full cluster a thousand of them wait at a time.
 
-They take turns, first come, first served: so many looks a second in all, however many wait.
+They take turns, first come, first served: so many questions a second in all, however many wait.
 """
 
 from __future__ import annotations

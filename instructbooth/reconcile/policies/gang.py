@@ -13,7 +13,7 @@ from datetime import timedelta
 from typing import Any
 
 from instructbooth.contract import Stage
-from instructbooth.reconcile.actions import Action, Apply, DeleteChild, ForgetPod, SetSuspend
+from instructbooth.reconcile.actions import Action, Apply, DeleteChild, ForgetPod, Haste, Look, SetSuspend
 from instructbooth.reconcile.children import child_job, service, snapshot
 from instructbooth.reconcile.names import child_name
 from instructbooth.reconcile.observed import (
@@ -55,8 +55,7 @@ class Step:
         stage: its status from now on.
         actions: in order.
         requeue_after: seconds after which to look again.
-        look_at: the child whose pods must be looked at before this step can be made; with `requeue_after`, the look
-            may wait.
+        look_at: the pods that must be looked at before this step can be made.
         blocker: what keeps the gang from starting.
         queued: why it waits for Kueue, where it does.
         ask_kueue: (name, uid) of the child that Kueue may be asked about.
@@ -67,7 +66,7 @@ class Step:
     stage: StageStatus
     actions: tuple[Action, ...] = ()
     requeue_after: float | None = None
-    look_at: str | None = None
+    look_at: Look | None = None
     blocker: blocked.Blocker | None = None
     queued: Waiting | None = None
     ask_kueue: tuple[str, str] | None = None
@@ -103,10 +102,10 @@ def _next(scene: Scene, stage: StageStatus, child: ChildJob | None) -> Step:
         return _end(scene, stage, retry.child_deleted(stage.attempt, stage.job_name or ""))
     evidence = scene.observed.evidence.get(child.name)
     if child.complete:
-        return Step(stage, look_at=child.name) if evidence is None else Step(_succeed(scene, stage, evidence))
+        return Step(stage, look_at=Look(child.name)) if evidence is None else Step(_succeed(scene, stage, evidence))
     if child.failure is not None:
         if evidence is None:
-            return Step(stage, look_at=child.name)
+            return Step(stage, look_at=Look(child.name))
         if retry.undecided(evidence) and scene.observed.now - child.failure.time < UNDECIDED_FOR:
             return Step(stage, requeue_after=GOING_SECONDS, queued=_queued(scene, child))
         diagnosis = retry.diagnose(stage.attempt, child.failure, evidence)
@@ -215,7 +214,7 @@ def _watch(scene: Scene, stage: StageStatus, child: ChildJob, evidence: Evidence
         stage = _changed(stage, state=StageState.RUNNING)
     if blocked.overdue(child, now):
         if evidence is None:
-            return Step(stage, look_at=child.name, requeue_after=blocked.look_again_seconds(child, now))
+            return Step(stage, look_at=Look(child.name, _haste(stage, child)))
         if any(pod.astray(now) for pod in evidence.pods):
             lost = ChildFailure(retry.NODE_LOST, "a pod does not end", now)
             return _end(scene, stage, retry.diagnose(stage.attempt, lost, evidence))
@@ -238,13 +237,19 @@ def _watch(scene: Scene, stage: StageStatus, child: ChildJob, evidence: Evidence
     left = stall.seconds_left(policy, stage, silence)
     if silence is not None and left is not None and left <= 0:
         if evidence is None:
-            return Step(stage, look_at=child.name)
+            return Step(stage, look_at=Look(child.name))
         if stall.hangs(evidence):
             return _end(scene, stage, stall.diagnosis(stage, policy, silence))
         left = GOING_SECONDS  # a pod of it is on its way out: how that ends is seen elsewhere
     progress = scene.observed.progress.get(child.name)
     stage = _changed(stage, progress=visible.merged(stage.progress, progress)) if progress else stage
     return Step(stage, requeue_after=left, pull=True)
+
+
+def _haste(stage: StageStatus, child: ChildJob) -> Haste:
+    """How soon to look at a gang that is not whole. Of its attempt something was heard, or a pod of it has begun."""
+    begun = stage.progress is not None or child.ready + child.succeeded > 0
+    return Haste.SOON if begun else Haste.IN_TURN
 
 
 def _wait_for_kueue(scene: Scene, stage: StageStatus, child: ChildJob) -> Step:
@@ -318,7 +323,7 @@ def _clear_away(scene: Scene, stage: StageStatus, child: ChildJob) -> Step:
         return Step(stage, requeue_after=(due - now).total_seconds())
     evidence = scene.observed.evidence.get(child.name)
     if evidence is None:
-        return Step(stage, look_at=child.name)
+        return Step(stage, look_at=Look(child.name))
     astray = tuple(ForgetPod(pod.name, pod.uid) for pod in evidence.pods if pod.astray(now))
     return Step(stage, astray, requeue_after=GOING_SECONDS)
 

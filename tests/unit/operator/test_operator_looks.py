@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from instructbooth.reconcile.observed import Pod
 from instructbooth_operator import looks
 from instructbooth_operator.errors import ApiError
 from instructbooth_operator.looks import JOB_NAME, Pods, Warnings
@@ -26,19 +27,19 @@ def test_many_children_share_a_list() -> None:
     for child in ("a", "b"):
         api.put(PODS, pod(child))
 
-    async def scenario() -> list[list[dict[str, Any]]]:
+    async def scenario() -> list[list[Pod]]:
         pods = Pods(api)  # type: ignore[arg-type]
         return list(await asyncio.gather(*(pods.of("lab", child) for child in ("a", "b", "c"))))
 
     found = asyncio.run(scenario())
-    assert [[obj["metadata"]["name"] for obj in some] for some in found] == [["a-0"], ["b-0"], []]
+    assert [[obj.name for obj in some] for some in found] == [["a-0"], ["b-0"], []]
     assert api.count("list", "pods") == 1
 
 
 def test_who_asks_while_a_list_is_under_way_is_not_told_of_the_past() -> None:
     api = FakeApi()
 
-    async def scenario() -> list[dict[str, Any]]:
+    async def scenario() -> list[Pod]:
         pods = Pods(api)  # type: ignore[arg-type]
         first = asyncio.create_task(pods.of("lab", "a"))
         while not api.requests:

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import Coroutine
 from copy import deepcopy
 from typing import Any
 
 import pytest
 
+from instructbooth.contract import CONTAINER
+from instructbooth.reconcile.observed import COMPLETION_INDEX
 from instructbooth_operator import resync as resyncs
 from instructbooth_operator.cache import Cache, Key
 from instructbooth_operator.carry_out import Hands
 from instructbooth_operator.errors import ApiError, StillThere
 from instructbooth_operator.freshness import Freshness
+from instructbooth_operator.lookout import Lookout
 from instructbooth_operator.looks import JOB_NAME
 from instructbooth_operator.observe import Observer
 from instructbooth_operator.progress import ProgressPuller
 from instructbooth_operator.reconciler import SETTLE_SECONDS, Reconciler
 from instructbooth_operator.resources import CONFIG_MAPS, EVENTS, IBJ, JOBS, PODS, SERVICES
 from instructbooth_operator.resync import Resync
-from instructbooth_operator.turns import Turns
 from instructbooth_operator.workqueue import WorkQueue
 from tests.unit.operator.fake_api import TIME, FakeApi
 from tests.unit.reconcile.world import DEFAULTS, START, job_object
@@ -40,10 +43,13 @@ class Rig:
         self.restart()
 
     def restart(self, reads_workloads: bool = True) -> None:
+        observer = Observer(self.api, self.cache, lambda: START, reads_workloads)  # type: ignore[arg-type]
+        self.lookout = Lookout(observer.evidence_of_all, done=self.queue.add)
         self.reconciler = Reconciler(
             queue=self.queue,
             cache=self.cache,
-            observer=Observer(self.api, self.cache, lambda: START, reads_workloads),  # type: ignore[arg-type]
+            observer=observer,
+            lookout=self.lookout,
             hands=Hands(self.api, self.cache, self.freshness),  # type: ignore[arg-type]
             puller=ProgressPuller("", 5, lambda key: None),
             defaults=DEFAULTS,
@@ -72,7 +78,13 @@ class Rig:
         self.cache.put(deepcopy(self.api.objects[IBJ.plural, "mascot"]))
 
     def reconcile(self) -> float | None:
-        return asyncio.run(self.reconciler.reconcile(KEY))
+        """A pass, and another one if it asked for a look."""
+
+        async def passes() -> float | None:
+            again = await self.reconciler.reconcile(KEY)
+            return await self.reconciler.reconcile(KEY) if await self.lookout.look() else again
+
+        return asyncio.run(passes())
 
     def status(self) -> dict[str, Any]:
         status: dict[str, Any] = self.api.objects[IBJ.plural, "mascot"].get("status", {})
@@ -392,30 +404,71 @@ def _waiting(rig: Rig, node: str) -> None:
     _pod(rig, "Pending", node)
 
 
-def _pod(rig: Rig, phase: str, node: str) -> None:
+def _pod(rig: Rig, phase: str, node: str, why: str = "", said: dict[str, str] | None = None) -> None:
     spec = {"nodeName": node} if node else {}
-    meta = {"name": f"{P1}-0-x", "namespace": "lab", "labels": {JOB_NAME: P1}}
-    rig.api.put(PODS, {"metadata": meta, "spec": spec, "status": {"phase": phase}})
+    meta = {"name": f"{P1}-0-x", "namespace": "lab", "labels": {JOB_NAME: P1}, "annotations": {COMPLETION_INDEX: "0"}}
+    status: dict[str, Any] = {"phase": phase}
+    if why:
+        condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": why}
+        status["conditions"] = [condition]
+    if said:
+        ended = {"exitCode": 0, "message": json.dumps(said)}
+        status["containerStatuses"] = [{"name": CONTAINER, "state": {"terminated": ended}}]
+    rig.api.put(PODS, {"metadata": meta, "spec": spec, "status": status})
 
 
-def test_looks_at_gangs_that_wait_take_turns(rig: Rig) -> None:
+def test_a_gang_that_waits_is_looked_at_when_its_turn_comes(rig: Rig) -> None:
     _waiting(rig, node="")
+    _pod(rig, "Pending", node="", why="0/3 nodes are available")
 
     async def scenario() -> None:
-        rig.reconciler._looks = Turns(0.001)  # others have taken all turns of the next quarter of an hour
-        wait = await rig.reconciler.reconcile(KEY)
-        assert wait is not None
-        assert wait > 900
-        assert rig.api.count("list", "pods") == 0
-        # A gang that ended is not kept waiting by those that have not begun.
+        assert await rig.reconciler.reconcile(KEY) is None
+        assert rig.api.count("list", "pods") == 0, "its turn has not come"
+        await rig.lookout.look()
+        assert await rig.queue.get() == KEY
+        assert await rig.reconciler.reconcile(KEY) is not None
+        assert "0/3 nodes are available" in rig.status()["conditions"][-1]["message"]
+        assert await rig.lookout.look() == 0.0, "it asked once"
+        assert rig.api.count("list", "pods") == 1
+
+    rig.run(scenario())
+
+
+@pytest.mark.parametrize("looked", [False, True], ids=["asked to be looked at", "was looked at before"])
+def test_how_a_gang_ended_is_seen_at_once_and_by_no_earlier_look(rig: Rig, looked: bool) -> None:
+    _waiting(rig, node="gpu-1")
+
+    async def scenario() -> None:
+        await rig.reconciler.reconcile(KEY)
+        if looked:
+            await rig.lookout.look()  # it still waits: of how it ends the pod says nothing yet
+        _pod(rig, "Succeeded", node="gpu-1", said={"reason": "Succeeded", "artifact": "s3://bucket/lora"})
         first = deepcopy(rig.api.objects[JOBS.plural, P1])
         first["status"] = {"conditions": [{"type": "Complete", "status": "True", "lastTransitionTime": TIME}]}
         rig.cache.put(rig.api.put(JOBS, first))
         await rig.reconciler.reconcile(KEY)
-        assert rig.api.count("list", "pods") == 1
-        assert rig.status()["stages"][0]["state"] == "Succeeded"
+        stage = rig.status()["stages"][0]
+        assert (stage["state"], stage["artifact"]) == ("Succeeded", "s3://bucket/lora")
+        assert rig.api.count("list", "pods") == 1 + looked
+        assert await rig.lookout.look() == 0.0, "it needs no look any more"
 
     rig.run(scenario())
+
+
+def test_a_gang_that_ends_while_a_look_is_under_way_is_seen_again(rig: Rig) -> None:
+    """The answer of the first look was made before it ended, and arrives after it."""
+    _waiting(rig, node="gpu-1")
+
+    def ends(verb: str, plural: str) -> None:
+        if (verb, plural) == ("list", "pods") and rig.api.count("list", "pods") == 1:
+            first = deepcopy(rig.api.objects[JOBS.plural, P1])
+            first["status"] = {"conditions": [{"type": "Complete", "status": "True", "lastTransitionTime": TIME}]}
+            rig.cache.put(rig.api.put(JOBS, first))
+
+    rig.api.trouble = ends
+    rig.reconcile()
+    assert rig.api.count("list", "pods") == 2
+    assert rig.status()["stages"][0]["state"] == "Succeeded"
 
 
 @pytest.mark.parametrize(("lag", "fails", "rarer"), [(0.0, False, True), (100.0, False, False), (0.0, True, False)])

@@ -8,11 +8,12 @@ from datetime import timedelta
 import pytest
 
 from instructbooth.contract import Stage
-from instructbooth.reconcile.actions import Apply
+from instructbooth.reconcile.actions import Apply, Haste, Look
 from instructbooth.reconcile.conditions import find
 from instructbooth.reconcile.observed import ChildJob, Evidence, Pod, Warning
 from instructbooth.reconcile.policies.blocked import blocker, look_again_seconds, overdue
 from instructbooth.spec.job import ResolvedJob
+from instructbooth.spec.status import Progress
 from tests.unit.reconcile.world import START, World, job_object
 
 HUB = {"repo": "a/b", "revision": "0" * 40, "tokenSecretRef": {"name": "hub", "key": "token"}}
@@ -102,6 +103,30 @@ def test_what_may_still_be_on_its_way_is_not_blocked(evidence: Evidence) -> None
 def test_ten_seconds_are_enough_to_start(ready: int, succeeded: int, seconds: int, late: bool) -> None:
     child = replace(CHILD, ready=ready, succeeded=succeeded)
     assert overdue(child, START + timedelta(seconds=seconds)) is late
+
+
+@pytest.mark.parametrize(
+    ("fields", "said", "haste"),
+    [
+        ({}, False, Haste.IN_TURN),
+        ({"ready": 1}, False, Haste.SOON),
+        ({"succeeded": 1}, False, Haste.SOON),
+        ({}, True, Haste.SOON),
+    ],
+)
+def test_a_gang_that_has_begun_and_is_not_whole_is_looked_at_soon(
+    fields: dict[str, int], said: bool, haste: Haste
+) -> None:
+    world = World(job_object(personalization={"nodes": 2}))
+    world.settle()
+    if said:
+        world.run(P1)
+        world.progress[P1] = Progress(step=1, total=2)
+        world.settle()
+    world.children[P1] = replace(world.children[P1], **{"ready": 0, **fields})  # type: ignore[arg-type]
+    world.wait(10)
+    world.plan()
+    assert world.asked == Look(P1, haste)
 
 
 def test_there_is_nothing_to_look_at_before_the_job_controller_has_begun() -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 
 from instructbooth.contract import ExitCode, Stage
-from instructbooth.reconcile.actions import DeleteChild, SetSuspend
+from instructbooth.reconcile.actions import DeleteChild, Haste, Look, SetSuspend
 from instructbooth.reconcile.conditions import find
-from instructbooth.reconcile.observed import Evidence, Pod
+from instructbooth.reconcile.observed import Evidence, Observed, Pod
+from instructbooth.reconcile.plan import plan
 from instructbooth.reconcile.policies.visible import duration, summary
 from instructbooth.spec.status import Phase, Progress, Restarts, StageState
-from tests.unit.reconcile.world import World, job_object
+from tests.unit.reconcile.world import DEFAULTS, World, job_object
 
 P1, P2 = "mascot-personalize-1", "mascot-personalize-2"
 
@@ -49,6 +50,27 @@ def test_a_stage_that_ended_in_time_counts_though_it_is_seen_late() -> None:
     assert world.stage(Stage.REINFORCE).attempt == 0
     assert reason(world, "Failed") == "DeadlineExceeded"
     assert world.launched == [P1]
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_nobody_has_to_look_at_a_gang_that_is_late_but_to_see_how_it_ended(ended: bool) -> None:
+    world = started(activeDeadlineSeconds=60)
+    world.wait(59)
+    world.plan()
+    assert world.asked == Look(P1, Haste.IN_TURN)
+    if ended:
+        world.complete(P1)
+    world.wait(1)
+    world.plan()
+    assert world.asked == (Look(P1, Haste.NOW) if ended else None)
+
+
+def test_a_look_that_is_long_in_coming_does_not_delay_the_deadline() -> None:
+    world = started(activeDeadlineSeconds=60)
+    world.wait(40)
+    observed = Observed(now=world.now, children=tuple(world.children.values()))
+    made = plan(world.job, observed, DEFAULTS)
+    assert (made.look_at, made.requeue_after) == (Look(P1, Haste.IN_TURN), 20)
 
 
 def test_suspended_time_does_not_count() -> None:

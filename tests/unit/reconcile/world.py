@@ -10,7 +10,17 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from instructbooth.contract import API_VERSION, KIND, Label, Outcome, Stage
-from instructbooth.reconcile.actions import Action, Apply, DeleteChild, DeleteSelf, Event, ForgetPod, Plan, SetSuspend
+from instructbooth.reconcile.actions import (
+    Action,
+    Apply,
+    DeleteChild,
+    DeleteSelf,
+    Event,
+    ForgetPod,
+    Look,
+    Plan,
+    SetSuspend,
+)
 from instructbooth.reconcile.observed import (
     ChildFailure,
     ChildJob,
@@ -80,6 +90,7 @@ class World:
     launched: list[str] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
     gone: bool = False
+    asked: Look | None = None  # what the last plan wanted to look at before it knew any pods
 
     @property
     def status(self) -> InstructBoothJobStatus:
@@ -110,10 +121,12 @@ class World:
             rejection=self.rejection,
         )
         made = plan(deepcopy(self.job), observed, DEFAULTS)
+        self.asked = made.look_at
         looked: dict[str, Evidence] = {}
         while made.look_at is not None:
-            assert made.look_at not in looked, "looked already"
-            looked[made.look_at] = self.evidence.get(made.look_at, Evidence())
+            child = made.look_at.child
+            assert child not in looked, "looked already"
+            looked[child] = self.evidence.get(child, Evidence())
             made = plan(deepcopy(self.job), replace(observed, evidence=dict(looked)), DEFAULTS)
         return made
 

@@ -1,0 +1,100 @@
+"""Looks at gangs that do not start, beside the workers and as often as the API server has time for them.
+
+In a full cluster thousands wait, and each list of their pods goes through all pods there are. So those who wait are
+looked at some dozens at a time, and lists take no more than a share of the time. A job whose look is due is left alone
+until then; nothing that happens to it is delayed by that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from instructbooth.reconcile.actions import Haste, Look
+from instructbooth.reconcile.observed import Evidence
+from instructbooth_operator.cache import Key
+from instructbooth_operator.errors import ApiError
+
+log = logging.getLogger(__name__)
+
+BATCH = 50  # children whose pods one list shows: some two hundred pods at most are in memory at a time
+LOOKS_PER_SECOND = 10.0  # each is followed by a pass, which is the operator's own CPU
+SHARE_OF_TIME = 0.25  # that the API server may spend on them
+AGAIN_SECONDS = 5.0  # after a list that failed
+
+
+class Lookout:
+    """Looks, first come, first served.
+
+    Args:
+        evidence: the pods of each of some children of a namespace. Raises ApiError.
+        done: called when `take` has something for a job.
+    """
+
+    def __init__(
+        self, evidence: Callable[[str, list[str]], Awaitable[list[Evidence]]], done: Callable[[Key], None]
+    ) -> None:
+        self._evidence = evidence
+        self._done = done
+        self._asked: dict[str, dict[Key, Look]] = {}  # by namespace; the one that was served last is the last
+        self._found: dict[Key, tuple[str, Evidence]] = {}
+        self._wanted = asyncio.Event()
+
+    def ask(self, key: Key, look: Look) -> None:
+        """Have a child of the job looked at. Whoever has asked already keeps its place."""
+        self._asked.setdefault(key.namespace, {})[key] = look
+        self._wanted.set()
+
+    def take(self, key: Key) -> tuple[str, Evidence] | None:
+        """What a look has shown since this was asked last: the child's name and its pods."""
+        return self._found.pop(key, None)
+
+    def forget(self, key: Key) -> None:
+        """The job needs no look any more."""
+        self._found.pop(key, None)
+        asked = self._asked.get(key.namespace, {})
+        asked.pop(key, None)
+        if not asked:
+            self._asked.pop(key.namespace, None)
+
+    async def run(self) -> None:
+        """Look for ever."""
+        while True:
+            await self._wanted.wait()
+            await asyncio.sleep(await self.look())
+
+    async def look(self) -> float:
+        """Look at some of those who wait; returns for how many seconds to leave the API server alone then."""
+        if not self._asked:
+            self._wanted.clear()
+            return 0.0
+        namespace, batch = self._next()
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        pause = len(batch) / LOOKS_PER_SECOND
+        try:
+            found = await self._evidence(namespace, [look.child for look in batch.values()])
+        except ApiError as error:
+            log.warning("cannot look at %d gangs that wait: %s", len(batch), error)
+            pause = max(pause, AGAIN_SECONDS, error.retry_after or 0.0)
+            self._asked[namespace] = batch | self._asked.get(namespace, {})
+        else:
+            for (key, look), evidence in zip(batch.items(), found, strict=True):
+                self.forget(key)
+                self._found[key] = look.child, evidence
+                self._done(key)
+        took = clock() - began
+        return max(pause, took / SHARE_OF_TIME - took)
+
+    def _next(self) -> tuple[str, dict[Key, Look]]:
+        """Whom the next list shows: some of one namespace; those in a hurry first, half of it at most."""
+        namespace = next(iter(self._asked))
+        asked = self._asked.pop(namespace)
+        hurried = [key for key, look in asked.items() if look.haste is Haste.SOON][: BATCH // 2]
+        ahead = set(hurried)
+        chosen = [*hurried, *(key for key in asked if key not in ahead)][:BATCH]
+        batch = {key: asked.pop(key) for key in chosen}
+        if asked:
+            self._asked[namespace] = asked
+        return namespace, batch

@@ -1,0 +1,138 @@
+"""Gangs that wait are looked at some dozens at a time, as often as the API server has time for them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from instructbooth.reconcile.actions import Haste, Look
+from instructbooth.reconcile.observed import Evidence, Pod
+from instructbooth_operator import lookout as module
+from instructbooth_operator.cache import Key
+from instructbooth_operator.errors import ApiError
+from instructbooth_operator.lookout import BATCH, Lookout
+
+
+class Rig:
+    """A lookout whose lists are written down."""
+
+    def __init__(self) -> None:
+        self.lists: list[tuple[str, list[str]]] = []
+        self.done: list[Key] = []
+        self.trouble: Callable[[], None] = lambda: None
+        self.seconds = 0.0
+        self.lookout = Lookout(self._evidence, self.done.append)
+
+    async def _evidence(self, namespace: str, children: list[str]) -> list[Evidence]:
+        self.lists.append((namespace, children))
+        await asyncio.sleep(self.seconds)
+        self.trouble()
+        return [Evidence((Pod(f"{child}-pod", 0),)) for child in children]
+
+    def ask(self, *names: str, namespace: str = "lab", haste: Haste = Haste.IN_TURN) -> None:
+        for name in names:
+            self.lookout.ask(Key(namespace, name), Look(f"{name}-1", haste))
+
+    def look(self) -> float:
+        return asyncio.run(self.lookout.look())
+
+
+@pytest.fixture
+def rig() -> Rig:
+    return Rig()
+
+
+def names(count: int, prefix: str = "job") -> list[str]:
+    return [f"{prefix}-{number:03}" for number in range(count)]
+
+
+def test_one_list_shows_all_that_are_due(rig: Rig) -> None:
+    rig.ask("b", "a")
+    assert rig.look() == pytest.approx(2 / module.LOOKS_PER_SECOND, rel=0.2)
+    assert rig.lists == [("lab", ["b-1", "a-1"])]
+    assert rig.done == [Key("lab", "b"), Key("lab", "a")]
+    found = rig.lookout.take(Key("lab", "a"))
+    assert found is not None
+    assert (found[0], found[1].pods[0].name) == ("a-1", "a-1-pod")
+    assert rig.lookout.take(Key("lab", "a")) is None, "the next question is about the next moment"
+    assert rig.look() == 0.0
+    assert len(rig.lists) == 1, "nobody asked"
+
+
+def test_a_thousand_are_looked_at_some_dozens_at_a_time(rig: Rig) -> None:
+    waiting = names(2 * BATCH + 1)
+    rig.ask(*waiting)
+    rig.ask(waiting[0])  # it keeps its place
+    while rig.look():
+        pass
+    assert [len(children) for _, children in rig.lists] == [BATCH, BATCH, 1]
+    assert [child for _, children in rig.lists for child in children] == [f"{name}-1" for name in waiting]
+
+
+def test_who_may_have_lost_a_node_comes_first_and_leaves_half_to_the_others(rig: Rig) -> None:
+    rig.ask(*names(BATCH))
+    rig.ask(*names(BATCH, "hurried"), haste=Haste.SOON)
+    rig.look()
+    half = BATCH // 2
+    assert rig.lists[0][1] == [f"{name}-1" for name in names(half, "hurried") + names(half)]
+
+
+def test_namespaces_are_served_in_turn(rig: Rig) -> None:
+    rig.ask(*names(3 * BATCH))
+    rig.ask("a", namespace="small")
+    for _ in range(4):
+        rig.look()
+    assert [namespace for namespace, _ in rig.lists] == ["lab", "small", "lab", "lab"]
+
+
+def test_lists_take_no_more_than_a_share_of_the_time(rig: Rig) -> None:
+    rig.ask("a")
+    rig.seconds = 0.2
+    assert rig.look() == pytest.approx(0.2 * (1 / module.SHARE_OF_TIME - 1), rel=0.3)
+
+
+@pytest.mark.parametrize(("retry_after", "pause"), [(None, module.AGAIN_SECONDS), (11.0, 11.0)])
+def test_a_list_that_fails_is_made_again_and_nobody_loses_a_place(
+    rig: Rig, retry_after: float | None, pause: float
+) -> None:
+    def trouble() -> None:
+        rig.ask("c")  # while it was under way
+        raise ApiError(503, "ServiceUnavailable", "not now", retry_after)
+
+    rig.ask("b", "a")
+    rig.trouble = trouble
+    assert rig.look() == pause
+    assert rig.done == []
+    rig.trouble = lambda: None
+    rig.look()
+    assert rig.lists[1] == ("lab", ["b-1", "a-1", "c-1"])
+
+
+def test_who_needs_no_look_any_more_costs_none(rig: Rig) -> None:
+    rig.ask("a", "b")
+    rig.lookout.forget(Key("lab", "a"))
+    rig.look()
+    assert rig.lists == [("lab", ["b-1"])]
+    rig.lookout.forget(Key("lab", "b"))
+    assert rig.lookout.take(Key("lab", "b")) is None
+    rig.ask("a")
+    rig.lookout.forget(Key("lab", "a"))
+    assert rig.look() == 0.0
+
+
+def test_it_looks_for_as_long_as_it_runs(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LOOKS_PER_SECOND", 1000.0)
+
+    async def scenario() -> Any:
+        running = asyncio.create_task(rig.lookout.run())
+        for number in range(3):
+            rig.ask(f"job-{number}")
+            while len(rig.done) <= number:
+                await asyncio.sleep(0.001)
+        running.cancel()
+
+    asyncio.run(asyncio.wait_for(scenario(), 30))
+    assert len(rig.lists) == 3
