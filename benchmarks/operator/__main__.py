@@ -11,12 +11,12 @@ import json
 import tempfile
 from pathlib import Path
 
-from benchmarks.operator.contender import Contender
+from benchmarks.operator.contender import GPUS_PER_POD, Contender
 from benchmarks.operator.floor import Floor
 from benchmarks.operator.kubeflow import Kubeflow
 from benchmarks.operator.measure import Result, measure, say
 from benchmarks.operator.ours import Ours
-from benchmarks.operator.plane import BenchPlane, running
+from benchmarks.operator.plane import GPUS_PER_NODE, BenchPlane, running
 from benchmarks.operator.plot import picture
 from benchmarks.operator.processes import end_with_everything
 from benchmarks.operator.report import rows
@@ -25,10 +25,10 @@ CONTENDERS: dict[str, type[Contender]] = {kind.name: kind for kind in (Ours, Kub
 SECONDS_PER_JOB, SECONDS_AT_LEAST = 3.0, 600.0  # the machine may be busy
 
 
-def compare(plane: BenchPlane, count: int, names: list[str]) -> dict[str, Result]:
+def compare(plane: BenchPlane, count: int, names: list[str], gpus_per_pod: int) -> dict[str, Result]:
     """All contenders in turn, each alone with the control plane."""
     limit = max(SECONDS_AT_LEAST, SECONDS_PER_JOB * count)
-    return {name: measure(CONTENDERS[name](plane), count, limit) for name in names}
+    return {name: measure(CONTENDERS[name](plane, gpus_per_pod), count, limit) for name in names}
 
 
 def main() -> None:
@@ -36,6 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, nargs="+", default=[400], metavar="N")
     parser.add_argument("--contenders", nargs="+", choices=list(CONTENDERS), default=list(CONTENDERS))
+    parser.add_argument("--gpus-per-pod", type=int, default=GPUS_PER_POD, choices=range(1, GPUS_PER_NODE + 1))
     parser.add_argument("--out", type=Path, default=Path("out/bench-operator"))
     options = parser.parse_args()
     end_with_everything()
@@ -44,7 +45,7 @@ def main() -> None:
     for count in options.jobs:
         with tempfile.TemporaryDirectory(prefix="bench-operator-") as folder, running(Path(folder)) as plane:
             say(f"a control plane with {count} jobs to come")
-            got = compare(plane, count, options.contenders)
+            got = compare(plane, count, options.contenders, options.gpus_per_pod)
         results += [result.as_json() for result in got.values()]
         for line in rows(got.get("ours"), got.get("kubeflow"), got.get("floor")):
             print(json.dumps(line), flush=True)

@@ -35,8 +35,9 @@ class Contender(ABC):
     histogram: ClassVar[str] = ""
     namespaces: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, plane: BenchPlane) -> None:
+    def __init__(self, plane: BenchPlane, gpus_per_pod: int = GPUS_PER_POD) -> None:
         self.plane = plane
+        self.gpus_per_pod = gpus_per_pod
         self.processes: dict[str, int] = {}
 
     @abstractmethod

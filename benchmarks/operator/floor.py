@@ -26,10 +26,10 @@ class Floor(Contender):
     condition = "Complete"
     pod_label = "batch.kubernetes.io/job-name"
 
-    def __init__(self, plane: BenchPlane) -> None:
-        super().__init__(plane)
+    def __init__(self, plane: BenchPlane, gpus_per_pod: int = GPUS_PER_POD) -> None:
+        super().__init__(plane, gpus_per_pod)
         spec: dict[str, Any] = yaml.safe_load((ROOT / "examples/demo/job.yaml").read_text())["spec"]
-        spec["reinforcement"] |= {"nodes": PODS_PER_STAGE, "gpusPerNode": GPUS_PER_POD}
+        spec["reinforcement"] |= {"nodes": PODS_PER_STAGE, "gpusPerNode": gpus_per_pod}
         self._spec = InstructBoothJobSpec.model_validate(spec)
 
     def start(self) -> None:

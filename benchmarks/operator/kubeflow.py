@@ -13,7 +13,7 @@ import urllib.request
 
 import yaml
 
-from benchmarks.operator.contender import GPUS_PER_POD, PODS_PER_STAGE, Contender
+from benchmarks.operator.contender import PODS_PER_STAGE, Contender
 from benchmarks.operator.install import collection, install, kustomize_objects, module_folder, module_version
 from benchmarks.operator.plane import BenchPlane, machine_address
 from instructbooth.cli.ports import free_port
@@ -103,7 +103,7 @@ class Kubeflow(Contender):
 
     def manifest(self, name: str, namespace: str) -> JsonObject:
         """A TrainJob on their torch runtime with two pods of eight GPUs."""
-        resources = {"limits": {"nvidia.com/gpu": str(GPUS_PER_POD)}, "requests": {"cpu": "500m", "memory": "1Gi"}}
+        resources = {"limits": {"nvidia.com/gpu": str(self.gpus_per_pod)}, "requests": {"cpu": "500m", "memory": "1Gi"}}
         return {
             "apiVersion": "trainer.kubeflow.org/v1alpha1",
             "kind": "TrainJob",

@@ -35,12 +35,18 @@ class Ours(Contender):
     histogram = "instructbooth_reconcile_seconds"
     namespaces = (NAMESPACE,)
 
-    def __init__(self, plane: BenchPlane, wrapper: tuple[str, ...] = (), flags: tuple[str, ...] = ()) -> None:
-        super().__init__(plane)
+    def __init__(
+        self,
+        plane: BenchPlane,
+        gpus_per_pod: int = GPUS_PER_POD,
+        wrapper: tuple[str, ...] = (),
+        flags: tuple[str, ...] = (),
+    ) -> None:
+        super().__init__(plane, gpus_per_pod)
         self._port = free_port()
         self._spec = yaml.safe_load((ROOT / "examples/demo/job.yaml").read_text())
         for part in PARTS:
-            self._spec["spec"][part] |= {"nodes": PODS_PER_STAGE, "gpusPerNode": GPUS_PER_POD}
+            self._spec["spec"][part] |= {"nodes": PODS_PER_STAGE, "gpusPerNode": gpus_per_pod}
         self._wrapper = wrapper
         self._flags = flags
         self._rank0 = Rank0()
@@ -71,7 +77,7 @@ class Ours(Contender):
         self._rank0.close()
 
     def manifest(self, name: str, namespace: str) -> JsonObject:
-        """The demo's job with two pods of eight GPUs in each stage."""
+        """The demo's job with two pods in each stage."""
         return {**self._spec, "metadata": {"name": name, "namespace": namespace}}
 
     def versions(self) -> dict[str, str]:
