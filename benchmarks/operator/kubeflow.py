@@ -102,7 +102,7 @@ class Kubeflow(Contender):
         self.wait("both webhooks", self._admitted)
 
     def manifest(self, name: str, namespace: str) -> JsonObject:
-        """A TrainJob on their torch runtime with two pods of eight GPUs."""
+        """A TrainJob on their torch runtime with two pods."""
         resources = {"limits": {"nvidia.com/gpu": str(self.gpus_per_pod)}, "requests": {"cpu": "500m", "memory": "1Gi"}}
         return {
             "apiVersion": "trainer.kubeflow.org/v1alpha1",
