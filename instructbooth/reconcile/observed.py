@@ -250,10 +250,14 @@ class Rejection:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Pods of one child and warnings about them: looked at only when something ended or does not start."""
+    """Pods of one child and warnings about them: looked at only when something ended or does not start.
+
+    `late`: they were listed some time before the child was observed.
+    """
 
     pods: tuple[Pod, ...] = ()
     warnings: tuple[Warning, ...] = ()
+    late: bool = False
 
 
 @dataclass(frozen=True)

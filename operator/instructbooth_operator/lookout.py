@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 from instructbooth.reconcile.actions import Haste, Look
 from instructbooth.reconcile.observed import Evidence
@@ -18,9 +19,10 @@ from instructbooth_operator.errors import ApiError
 
 log = logging.getLogger(__name__)
 
-BATCH = 50  # children whose pods one list shows: some two hundred pods at most are in memory at a time
+BATCH = 50  # children whose pods one list shows
 LOOKS_PER_SECOND = 10.0  # each is followed by a pass, which is the operator's own CPU
 SHARE_OF_TIME = 0.25  # that the API server may spend on them
+LONGEST_SECONDS = 15.0  # between two lists, however long one took
 AGAIN_SECONDS = 5.0  # after a list that failed
 
 
@@ -40,14 +42,19 @@ class Lookout:
         self._asked: dict[str, dict[Key, Look]] = {}  # by namespace; the one that was served last is the last
         self._found: dict[Key, tuple[str, Evidence]] = {}
         self._wanted = asyncio.Event()
+        self._hurry = False
 
     def ask(self, key: Key, look: Look) -> None:
         """Have a child of the job looked at. Whoever has asked already keeps its place."""
         self._asked.setdefault(key.namespace, {})[key] = look
         self._wanted.set()
 
+    def awaits(self, key: Key) -> bool:
+        """Whether the job has asked and has not been looked at yet."""
+        return key in self._asked.get(key.namespace, {})
+
     def take(self, key: Key) -> tuple[str, Evidence] | None:
-        """What a look has shown since this was asked last: the child's name and its pods."""
+        """What a look has shown since this was asked last: the child's name and its pods, as they were."""
         return self._found.pop(key, None)
 
     def forget(self, key: Key) -> None:
@@ -75,21 +82,28 @@ class Lookout:
         pause = len(batch) / LOOKS_PER_SECOND
         try:
             found = await self._evidence(namespace, [look.child for look in batch.values()])
-        except ApiError as error:
-            log.warning("cannot look at %d gangs that wait: %s", len(batch), error)
-            pause = max(pause, AGAIN_SECONDS, error.retry_after or 0.0)
-            self._asked[namespace] = batch | self._asked.get(namespace, {})
+        except Exception as error:
+            expected = isinstance(error, ApiError)
+            log.warning("%s: cannot look at gangs: %s", namespace, error, exc_info=None if expected else error)
+            wish = error.retry_after if isinstance(error, ApiError) else None
+            pause = max(pause, AGAIN_SECONDS, wish or 0.0)
+            self._asked[namespace] = batch | self._asked.pop(namespace, {})
         else:
             for (key, look), evidence in zip(batch.items(), found, strict=True):
                 self.forget(key)
-                self._found[key] = look.child, evidence
+                self._found[key] = look.child, replace(evidence, late=True)
                 self._done(key)
         took = clock() - began
-        return max(pause, took / SHARE_OF_TIME - took)
+        return max(pause, min(took / SHARE_OF_TIME - took, LONGEST_SECONDS))
 
     def _next(self) -> tuple[str, dict[Key, Look]]:
-        """Whom the next list shows: some of one namespace; those in a hurry first, half of it at most."""
-        namespace = next(iter(self._asked))
+        """Whom the next list shows: some of one namespace; those in a hurry first, half of it at most.
+
+        Every other list is of the namespace that has waited longest; the others, of those where somebody is in a hurry.
+        """
+        self._hurry = not self._hurry
+        hurrying = (name for name, asked in self._asked.items() if self._hurry and _has_haste(asked))
+        namespace = next(hurrying, next(iter(self._asked)))
         asked = self._asked.pop(namespace)
         hurried = [key for key, look in asked.items() if look.haste is Haste.SOON][: BATCH // 2]
         ahead = set(hurried)
@@ -98,3 +112,7 @@ class Lookout:
         if asked:
             self._asked[namespace] = asked
         return namespace, batch
+
+
+def _has_haste(asked: dict[Key, Look]) -> bool:
+    return any(look.haste is Haste.SOON for look in asked.values())

@@ -72,7 +72,10 @@ class Pods:
         found: dict[str, list[Pod]] = {child: [] for child in children}
         async for page in self._api.list(PODS, namespace, labelSelector=selector):
             for pod in page["items"]:
-                found[pod["metadata"]["labels"][JOB_NAME]].append(Pod.from_object(pod))
+                try:
+                    found[pod["metadata"]["labels"][JOB_NAME]].append(Pod.from_object(pod))
+                except (KeyError, TypeError, ValueError) as error:  # whose labels name the child, but it is no child's
+                    log.warning("pod %s/%s cannot be read: %r", namespace, pod["metadata"]["name"], error)
         return found
 
 

@@ -69,8 +69,9 @@ class Reconciler:
             except Exception as error:  # noqa: BLE001 - logged and tried again, whatever it is
                 self._retry(key, error)
             else:
-                self._failures.pop(key, None)
-                self._untold.pop(key, None)
+                if not self._lookout.awaits(key):  # it has not come to what failed before
+                    self._failures.pop(key, None)
+                    self._untold.pop(key, None)
                 RECONCILES.labels("ok").inc()
                 if again is not None:
                     self._queue.add(key, again)

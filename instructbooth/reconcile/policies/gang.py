@@ -215,18 +215,21 @@ def _watch(scene: Scene, stage: StageStatus, child: ChildJob, evidence: Evidence
     if blocked.overdue(child, now):
         if evidence is None:
             return Step(stage, look_at=Look(child.name, _haste(stage, child)))
-        if any(pod.astray(now) for pod in evidence.pods):
+        room = elastic.seconds_left(scene.job.spec, stage, child, evidence, now)
+        shrinks, astray = room is not None and room <= 0, any(pod.astray(now) for pod in evidence.pods)
+        if evidence.late and (shrinks or astray):
+            return Step(stage, look_at=Look(child.name))  # no gang is ended for what may be over by now
+        if astray:
             lost = ChildFailure(retry.NODE_LOST, "a pod does not end", now)
             return _end(scene, stage, retry.diagnose(stage.attempt, lost, evidence))
         blocker = blocked.blocker(scene.job.spec, stage.name, child, evidence)
         again = blocked.look_again_seconds(child, now)
-        left = elastic.seconds_left(scene.job.spec, stage, child, evidence, now)
-        if left is not None and left <= 0:
+        if shrinks:
             nodes = elastic.smaller(scene.job.spec.stage(stage.name), child, evidence)
             failure = elastic.failure(stage, nodes, evidence, policy)
             shrunk = _restarting(stage, failure=failure, nodes=nodes)
             return Step(shrunk, requeue_after=0.0)
-        again = again if left is None else min(left, again)
+        again = again if room is None else min(room, again)
         own = snapshot(scene.job)
         # Later stages take the snapshot for granted: somebody may have deleted it.
         missing = blocker and blocker.reason == blocked.NOT_MOUNTED and own["metadata"]["name"] in blocker.message

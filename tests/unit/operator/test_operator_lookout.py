@@ -94,21 +94,65 @@ def test_lists_take_no_more_than_a_share_of_the_time(rig: Rig) -> None:
     assert rig.look() == pytest.approx(0.2 * (1 / module.SHARE_OF_TIME - 1), rel=0.3)
 
 
-@pytest.mark.parametrize(("retry_after", "pause"), [(None, module.AGAIN_SECONDS), (11.0, 11.0)])
-def test_a_list_that_fails_is_made_again_and_nobody_loses_a_place(
-    rig: Rig, retry_after: float | None, pause: float
+def test_a_list_that_took_for_ever_delays_the_next_by_seconds(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LONGEST_SECONDS", 0.2)
+    rig.ask("a")
+    rig.seconds = 0.3
+    assert rig.look() == 0.2
+
+
+@pytest.mark.parametrize(
+    ("error", "pause"),
+    [
+        (ApiError(503, "ServiceUnavailable", "not now"), module.AGAIN_SECONDS),
+        (ApiError(429, "TooManyRequests", "slow down", 11.0), 11.0),
+        (ValueError("a bug"), module.AGAIN_SECONDS),
+    ],
+)
+def test_a_list_that_fails_is_made_again_after_those_of_other_namespaces(
+    rig: Rig, error: Exception, pause: float
 ) -> None:
     def trouble() -> None:
         rig.ask("c")  # while it was under way
-        raise ApiError(503, "ServiceUnavailable", "not now", retry_after)
+        raise error
 
     rig.ask("b", "a")
+    rig.ask("d", namespace="other")
     rig.trouble = trouble
     assert rig.look() == pause
     assert rig.done == []
     rig.trouble = lambda: None
     rig.look()
-    assert rig.lists[1] == ("lab", ["b-1", "a-1", "c-1"])
+    rig.look()
+    assert rig.lists[1:] == [("other", ["d-1"]), ("lab", ["b-1", "a-1", "c-1"])]
+
+
+def test_who_may_have_lost_a_node_waits_for_no_more_than_one_other_namespace(rig: Rig) -> None:
+    for number in range(9):
+        rig.ask("a", namespace=f"team-{number}")
+    rig.ask("a", namespace="hurried", haste=Haste.SOON)
+    rig.look()
+    rig.look()
+    assert "hurried" in [namespace for namespace, _ in rig.lists]
+    for _ in range(8):
+        rig.look()
+    assert len({namespace for namespace, _ in rig.lists}) == 10, "nobody is passed over for ever"
+
+
+def test_who_asks_or_goes_while_a_list_is_under_way_is_not_asked_for_again(rig: Rig) -> None:
+    def meanwhile() -> None:
+        rig.ask("a")
+        assert rig.lookout.awaits(Key("lab", "a"))
+
+    rig.ask("a")
+    assert rig.lookout.awaits(Key("lab", "a"))
+    rig.trouble = meanwhile
+    rig.look()
+    assert not rig.lookout.awaits(Key("lab", "a"))
+    assert rig.look() == 0.0
+    found = rig.lookout.take(Key("lab", "a"))
+    assert found is not None
+    assert found[1].late
 
 
 def test_who_needs_no_look_any_more_costs_none(rig: Rig) -> None:
@@ -132,7 +176,13 @@ def test_it_looks_for_as_long_as_it_runs(rig: Rig, monkeypatch: pytest.MonkeyPat
             rig.ask(f"job-{number}")
             while len(rig.done) <= number:
                 await asyncio.sleep(0.001)
+        monkeypatch.setattr(module, "LOOKS_PER_SECOND", 0.001)
+        rig.ask("last")
+        while len(rig.done) < 4:
+            await asyncio.sleep(0.001)
+        rig.ask("too soon")
+        await asyncio.sleep(0.1)
         running.cancel()
 
     asyncio.run(asyncio.wait_for(scenario(), 30))
-    assert len(rig.lists) == 3
+    assert len(rig.lists) == 4

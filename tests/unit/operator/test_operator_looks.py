@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from instructbooth.reconcile.observed import Pod
+from instructbooth.reconcile.observed import COMPLETION_INDEX, Pod
 from instructbooth_operator import looks
 from instructbooth_operator.errors import ApiError
 from instructbooth_operator.looks import JOB_NAME, Pods, Warnings
@@ -34,6 +34,16 @@ def test_many_children_share_a_list() -> None:
     found = asyncio.run(scenario())
     assert [[obj.name for obj in some] for some in found] == [["a-0"], ["b-0"], []]
     assert api.count("list", "pods") == 1
+
+
+def test_a_pod_that_is_no_child_s_disturbs_nobody() -> None:
+    api = FakeApi()
+    strange = pod("a")
+    strange["metadata"] |= {"name": "strange", "annotations": {COMPLETION_INDEX: "x"}}
+    api.put(PODS, strange)
+    api.put(PODS, pod("a"))
+    found = asyncio.run(Pods(api).of_all("lab", ["a"]))  # type: ignore[arg-type]
+    assert [obj.name for obj in found["a"]] == ["a-0"]
 
 
 def test_who_asks_while_a_list_is_under_way_is_not_told_of_the_past() -> None:

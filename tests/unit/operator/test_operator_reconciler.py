@@ -22,7 +22,7 @@ from instructbooth_operator.lookout import Lookout
 from instructbooth_operator.looks import JOB_NAME
 from instructbooth_operator.observe import Observer
 from instructbooth_operator.progress import ProgressPuller
-from instructbooth_operator.reconciler import SETTLE_SECONDS, Reconciler
+from instructbooth_operator.reconciler import SETTLE_SECONDS, TRIES_TO_TELL, Reconciler
 from instructbooth_operator.resources import CONFIG_MAPS, EVENTS, IBJ, JOBS, PODS, SERVICES
 from instructbooth_operator.resync import Resync
 from instructbooth_operator.workqueue import WorkQueue
@@ -451,6 +451,29 @@ def test_how_a_gang_ended_is_seen_at_once_and_by_no_earlier_look(rig: Rig, looke
         assert (stage["state"], stage["artifact"]) == ("Succeeded", "s3://bucket/lora")
         assert rig.api.count("list", "pods") == 1 + looked
         assert await rig.lookout.look() == 0.0, "it needs no look any more"
+
+    rig.run(scenario())
+
+
+def test_an_event_of_a_gang_that_waits_is_given_up_like_any_other(rig: Rig) -> None:
+    """Each try needs a look of its own, and the pass that only asks for it is no success."""
+    _waiting(rig, node="")
+    _pod(rig, "Pending", node="", why="0/3 nodes are available")
+
+    def trouble(verb: str, plural: str) -> None:
+        if (verb, plural) == ("create", "events"):
+            raise ApiError(500, "InternalError", "the webhook is down")
+
+    async def scenario() -> None:
+        rig.api.trouble = trouble
+        work = asyncio.create_task(rig.reconciler.work())
+        rig.queue.add(KEY)
+        while not any(condition["type"] == "Blocked" for condition in rig.status()["conditions"]):
+            await asyncio.sleep(0.001)
+            await rig.lookout.look()
+            rig.queue.add(KEY)  # nobody waits for the time of the next try
+        work.cancel()
+        assert rig.api.count("create", "events") == 2 + TRIES_TO_TELL
 
     rig.run(scenario())
 

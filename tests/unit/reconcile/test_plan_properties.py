@@ -81,6 +81,8 @@ def move(world: World, name: str, kill_after: int | None, earlier: World | None 
             world.disrupt(child)
         case "delete", str(child):
             del world.children[child]
+            if child not in (stage.job_name for stage in world.status.stages):
+                world.launched.remove(child)  # created by an operator that died then: nobody knows that it ever was
 
 
 def check(world: World, before: World) -> None:

@@ -106,6 +106,14 @@ def test_a_gang_without_room_comes_back_smaller_and_says_so(world: World) -> Non
     assert (env_of(world, R1)[Env.NODES], env_of(world, R2)[Env.NODES]) == ("4", "3")
 
 
+def test_a_gang_that_found_room_since_it_was_looked_at_keeps_its_size(world: World) -> None:
+    world.wait(300)
+    world.late[R1], world.evidence[R1] = pods(3, 1), pods(4, 0)
+    world.settle()
+    stage = world.stage(Stage.REINFORCE)
+    assert (stage.state, stage.attempt, stage.nodes) == (StageState.RUNNING, 1, 4)
+
+
 def test_it_shrinks_step_by_step_down_to_the_least_and_then_waits(world: World) -> None:
     world.wait(300)
     world.settle()

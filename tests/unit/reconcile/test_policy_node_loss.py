@@ -162,6 +162,16 @@ def test_an_evicted_pod_that_never_ends_is_removed_and_the_gang_starts_anew(worl
     assert world.launched[-1] == R2
 
 
+def test_a_pod_that_ended_since_it_was_looked_at_is_not_astray(world: World) -> None:
+    stuck = Pod("p1", 1, "Running", node="n1", uid="u1", deletion_asked=world.now, deletion_due=world.now)
+    world.change(R1, ready=1)
+    world.late[R1] = Evidence((Pod("p0", 0, "Running"), stuck))
+    world.evidence[R1] = Evidence((Pod("p0", 0, "Running"),))
+    world.wait(90)
+    world.settle()
+    assert world.stage(Stage.REINFORCE).state is StageState.RUNNING
+
+
 def test_a_deletion_that_hangs_is_looked_into_when_every_grace_is_over(world: World) -> None:
     world.fail(R1, 1)
     world.settle()

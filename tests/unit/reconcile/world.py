@@ -17,6 +17,7 @@ from instructbooth.reconcile.actions import (
     DeleteSelf,
     Event,
     ForgetPod,
+    Haste,
     Look,
     Plan,
     SetSuspend,
@@ -82,6 +83,7 @@ class World:
     now: datetime = START
     children: dict[str, ChildJob] = field(default_factory=dict)
     evidence: dict[str, Evidence] = field(default_factory=dict)
+    late: dict[str, Evidence] = field(default_factory=dict)  # as a look that may wait has shown it, where it differs
     progress: dict[str, Progress] = field(default_factory=dict)
     silence: dict[str, Silence] = field(default_factory=dict)
     waiting: dict[str, Waiting | None] = field(default_factory=dict)
@@ -124,9 +126,10 @@ class World:
         self.asked = made.look_at
         looked: dict[str, Evidence] = {}
         while made.look_at is not None:
-            child = made.look_at.child
-            assert child not in looked, "looked already"
-            looked[child] = self.evidence.get(child, Evidence())
+            child, now = made.look_at.child, made.look_at.haste is Haste.NOW
+            there = self.evidence.get(child, Evidence())
+            assert child not in looked or (now and looked[child].late), "looked already"
+            looked[child] = there if now else replace(self.late.get(child, there), late=True)
             made = plan(deepcopy(self.job), replace(observed, evidence=dict(looked)), DEFAULTS)
         return made
 
