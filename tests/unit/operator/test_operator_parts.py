@@ -192,16 +192,29 @@ def test_the_environment_s_proxy_is_used_unless_it_says_no(monkeypatch: pytest.M
 def test_what_many_jobs_say_is_held_once() -> None:
     def arrived(number: int) -> dict[str, Any]:
         meta = {"name": f"j{number}", "namespace": "lab", "uid": str(number), "resourceVersion": "1"}
-        text = json.dumps({"kind": KIND, "metadata": meta, "spec": {"className": "mascot", "prompts": ["a {subject}"]}})
-        return dict(json.loads(text))
+        spec, status = {"prompts": ["a {subject}"]}, {"stages": [{"state": "Running"}]}
+        return dict(json.loads(json.dumps({"kind": KIND, "metadata": meta, "spec": spec, "status": status})))
 
     cache = Cache()
     for number in range(2):
         cache.put(arrived(number))
-    first, second = (cache.jobs()[number]["spec"] for number in range(2))
+    first, second = (job["status"] for job in cache.jobs())
     assert first == second
     assert all(a is b for a, b in zip(first, second, strict=True))
-    assert first["prompts"][0] is second["prompts"][0]
+    assert first["stages"][0]["state"] is second["stages"][0]["state"]
+
+
+def test_a_spec_is_kept_as_text_and_comes_back_as_it_was() -> None:
+    spec = {"className": "mascot", "prompts": ["a {subject}", "ein \u00e4"], "steps": 3, "lora": None, "rate": 1e-05}
+    obj = {**ibj(1), "spec": spec}
+    cache = Cache()
+    cache.put(obj)
+    job = cache.job(KEY)
+    assert job is not None
+    assert job["spec"] == spec
+    assert all("spec" not in held for held in cache.jobs())
+    assert cache.put({**ibj(2), "spec": dict(spec)}) is None
+    assert cache.put({**ibj(3), "spec": spec | {"steps": 4}}) == KEY
 
 
 def test_turns_are_taken_in_order_and_kept_until_they_come() -> None:
