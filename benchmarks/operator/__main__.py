@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.operator.contender import GPUS_PER_POD, Contender
@@ -21,7 +22,7 @@ from benchmarks.operator.plot import picture
 from benchmarks.operator.processes import end_with_everything
 from benchmarks.operator.report import rows
 
-CONTENDERS: dict[str, type[Contender]] = {kind.name: kind for kind in (Ours, Kubeflow, Floor)}
+CONTENDERS: dict[str, Callable[[BenchPlane, int], Contender]] = {kind.name: kind for kind in (Ours, Kubeflow, Floor)}
 SECONDS_PER_JOB, SECONDS_AT_LEAST = 3.0, 600.0  # the machine may be busy
 
 
