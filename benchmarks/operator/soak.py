@@ -52,6 +52,7 @@ class Soak:
 
     def run(self, hours: float) -> None:
         """Let jobs come for so many simulated hours, then wait until the last one has gone by itself."""
+        self._began = time.monotonic()
         self._plan(0.0, "arrive", "")
         every = hours * 3600 / SAMPLES
         sampled, end = 0.0, hours * 3600
@@ -68,6 +69,11 @@ class Soak:
             if what == "resume":
                 self._do(what, name)
         self._plane.wait("the last job to go", lambda: not self._jobs(), 1800)
+
+    def idle(self) -> dict[str, Any]:
+        """A sample before any job has come, when the event loop's first heartbeat has set its gauges."""
+        self._plane.wait("the first heartbeat", lambda: self._sample()["tasks"])
+        return self._sample()
 
     def left(self) -> list[str]:
         """Objects that the operator made and that are still there."""
@@ -160,6 +166,7 @@ def main() -> None:
         make_namespace(plane)
         ours.start()
         soak = Soak(plane, ours, speed, options.jobs_per_hour)
+        first = soak.idle()
         soak.run(options.hours)
         last = soak.final()
         left = soak.left()
@@ -172,7 +179,7 @@ def main() -> None:
         "speed": speed,
         "jobs": soak.made,
         "memory_growth_mib": round(growth(soak.samples, "memory_mib"), 1),
-        "tasks_before": soak.samples[0]["tasks"],
+        "tasks_before": first["tasks"],
         "orphans": left,
         **{f"{key}_after": last[key] for key in ("jobs_known", "tasks", "queue", "memory_mib", "restarts")},
     }

@@ -118,7 +118,7 @@ class Field:
                 await here.history.until("the job's end", lambda: here.history.finished, SECONDS)
                 result.portrait = await self._settled(here, expected)
                 if expected is not None:
-                    result.problems += result.portrait.differences(expected)
+                    result.problems += result.portrait.differences(here.excused(expected, result.portrait))
                 result.problems += broken_rules(here.history)
                 if left := await here.delete():
                     result.problems.append(f"left when the job was deleted: {left}")

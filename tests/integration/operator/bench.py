@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -94,9 +95,10 @@ class Rank0:
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                self.send_response(200)
-                self.end_headers()
-                self.wfile.write(said["progress"].model_dump_json(by_alias=True).encode())
+                with contextlib.suppress(ConnectionError):  # who asked has waited for two seconds, and gone
+                    self.send_response(200)
+                    self.end_headers()
+                    self.wfile.write(said["progress"].model_dump_json(by_alias=True).encode())
 
             def log_message(self, format: str, *args: Any) -> None:
                 pass
