@@ -35,7 +35,7 @@ class Contender(ABC):
     histogram: ClassVar[str] = ""
     namespaces: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, plane: BenchPlane, gpus_per_pod: int = GPUS_PER_POD) -> None:
+    def __init__(self, plane: BenchPlane, gpus_per_pod: int) -> None:
         self.plane = plane
         self.gpus_per_pod = gpus_per_pod
         self.processes: dict[str, int] = {}

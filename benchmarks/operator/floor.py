@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from benchmarks.operator.contender import GPUS_PER_POD, PODS_PER_STAGE, Contender
+from benchmarks.operator.contender import PODS_PER_STAGE, Contender
 from benchmarks.operator.plane import BenchPlane
 from instructbooth.contract import Stage
 from instructbooth.reconcile.children import child_job
@@ -26,7 +26,7 @@ class Floor(Contender):
     condition = "Complete"
     pod_label = "batch.kubernetes.io/job-name"
 
-    def __init__(self, plane: BenchPlane, gpus_per_pod: int = GPUS_PER_POD) -> None:
+    def __init__(self, plane: BenchPlane, gpus_per_pod: int) -> None:
         super().__init__(plane, gpus_per_pod)
         spec: dict[str, Any] = yaml.safe_load((ROOT / "examples/demo/job.yaml").read_text())["spec"]
         spec["reinforcement"] |= {"nodes": PODS_PER_STAGE, "gpusPerNode": gpus_per_pod}

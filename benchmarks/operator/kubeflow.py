@@ -13,7 +13,7 @@ import urllib.request
 
 import yaml
 
-from benchmarks.operator.contender import GPUS_PER_POD, PODS_PER_STAGE, Contender
+from benchmarks.operator.contender import PODS_PER_STAGE, Contender
 from benchmarks.operator.install import collection, install, kustomize_objects, module_folder, module_version
 from benchmarks.operator.plane import BenchPlane, machine_address
 from instructbooth.cli.ports import free_port
@@ -51,7 +51,7 @@ class Kubeflow(Contender):
     histogram = "controller_runtime_reconcile_time_seconds"
     namespaces = (TRAINER_NAMESPACE, JOBSET_NAMESPACE)
 
-    def __init__(self, plane: BenchPlane, gpus_per_pod: int = GPUS_PER_POD) -> None:
+    def __init__(self, plane: BenchPlane, gpus_per_pod: int) -> None:
         super().__init__(plane, gpus_per_pod)
         self._ports = {name: free_port() for name in ("trainer-metrics", "trainer-health", "trainer-webhook")}
         self._ports |= {name: free_port() for name in ("jobset-metrics", "jobset-health", "jobset-webhook")}

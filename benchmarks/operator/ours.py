@@ -10,7 +10,7 @@ from pathlib import Path
 
 import yaml
 
-from benchmarks.operator.contender import GPUS_PER_POD, PODS_PER_STAGE, Contender
+from benchmarks.operator.contender import PODS_PER_STAGE, Contender
 from benchmarks.operator.install import helm_objects, install
 from benchmarks.operator.plane import BenchPlane
 from instructbooth.cli.ports import free_port
@@ -38,7 +38,7 @@ class Ours(Contender):
     def __init__(
         self,
         plane: BenchPlane,
-        gpus_per_pod: int = GPUS_PER_POD,
+        gpus_per_pod: int,
         wrapper: tuple[str, ...] = (),
         flags: tuple[str, ...] = (),
     ) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 from benchmarks.operator import load
 from benchmarks.operator.life import TTL_SECONDS, fate, growth, pod_stages
 from benchmarks.operator.measure import make_namespace, say
-from benchmarks.operator.ours import PARTS, Ours
+from benchmarks.operator.ours import Ours
 from benchmarks.operator.plane import BenchPlane, running
 from benchmarks.operator.processes import cpu_seconds, end_with_everything, memory_mib
 from instructbooth.contract import Label
@@ -70,10 +70,9 @@ class Soak:
                 self._do(what, name)
         self._plane.wait("the last job to go", lambda: not self._jobs(), 1800)
 
-    def idle(self) -> dict[str, Any]:
-        """A sample before any job has come, when the event loop's first heartbeat has set its gauges."""
-        self._plane.wait("the first heartbeat", lambda: self._sample()["tasks"])
-        return self._sample()
+    def idle_tasks(self) -> float:
+        """Tasks before any job has come, once the event loop's first heartbeat has counted them."""
+        return float(self._plane.wait("the first heartbeat", lambda: self._sample()["tasks"]))
 
     def left(self) -> list[str]:
         """Objects that the operator made and that are still there."""
@@ -115,8 +114,6 @@ class Soak:
         name, lot, now = f"soak-{self.made:05}", fate(self.made), self.now()
         manifest: JsonObject = self._ours.manifest(name, load.NAMESPACE)
         spec = {**manifest["spec"], "runPolicy": {"ttlSecondsAfterFinished": max(1, round(TTL_SECONDS / self._speed))}}
-        for part in PARTS:
-            spec[part] = {**spec[part], "gpusPerNode": 1}
         self._plane.request("POST", self._path, {**manifest, "spec": spec})
         self.made += 1
         for after, what in (
@@ -162,11 +159,11 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     speed = options.hours * 60 / options.minutes
     with tempfile.TemporaryDirectory(prefix="soak-") as folder, running(Path(folder), pod_stages(speed)) as plane:
-        ours = Ours(plane)
+        ours = Ours(plane, gpus_per_pod=1)
         make_namespace(plane)
         ours.start()
         soak = Soak(plane, ours, speed, options.jobs_per_hour)
-        first = soak.idle()
+        tasks_before = soak.idle_tasks()
         soak.run(options.hours)
         last = soak.final()
         left = soak.left()
@@ -179,7 +176,7 @@ def main() -> None:
         "speed": speed,
         "jobs": soak.made,
         "memory_growth_mib": round(growth(soak.samples, "memory_mib"), 1),
-        "tasks_before": first["tasks"],
+        "tasks_before": tasks_before,
         "orphans": left,
         **{f"{key}_after": last[key] for key in ("jobs_known", "tasks", "queue", "memory_mib", "restarts")},
     }

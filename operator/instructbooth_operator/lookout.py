@@ -82,7 +82,7 @@ class Lookout:
         pause = len(batch) / LOOKS_PER_SECOND
         try:
             found = await self._evidence(namespace, [look.child for look in batch.values()])
-        except Exception as error:
+        except Exception as error:  # logged and tried again, whatever it is
             expected = isinstance(error, ApiError)
             log.warning("%s: cannot look at gangs: %s", namespace, error, exc_info=None if expected else error)
             wish = error.retry_after if isinstance(error, ApiError) else None

@@ -10,7 +10,6 @@ import asyncio
 import logging
 from collections import defaultdict
 from dataclasses import dataclass, field
-from typing import Any
 
 from instructbooth.contract import KIND
 from instructbooth.reconcile.observed import Pod, Warning
@@ -21,7 +20,6 @@ from instructbooth_operator.resources import EVENTS, PODS
 
 log = logging.getLogger(__name__)
 
-JsonObject = dict[str, Any]
 JOB_NAME = "batch.kubernetes.io/job-name"
 COMPANY_SECONDS = 0.05, 1.0  # for which a list waits for others to join it: as long as the last one took, within bounds
 SHARE_OF_TIME = 0.05  # that is spent on lists of events, unless they would be older than

@@ -168,14 +168,14 @@ class Reconciler:
                     evidence = seen[1]
                 else:
                     self._lookout.ask(key, look)
-                    return replace(made, look_at=None)
+                    return made  # nothing is done until then
                 observed = replace(observed, evidence={**observed.evidence, look.child: evidence})
                 continue
             self._lookout.forget(key)
             if made.ask_kueue is None:
                 return made
             if (wait := self._asks.wait(key)) > 0:
-                return replace(made, ask_kueue=None, requeue_after=wait)
+                return replace(made, requeue_after=wait)
             child, uid = made.ask_kueue
             said = await self._observer.waiting(key.namespace, child, uid)
             observed = replace(observed, waiting={**observed.waiting, child: said})
