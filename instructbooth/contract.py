@@ -55,7 +55,8 @@ class Env:
     ATTEMPT = "INSTRUCTBOOTH_ATTEMPT"  # 1, 2, ...
     INPUTS = "INSTRUCTBOOTH_INPUTS"  # JSON {stage: attempt that succeeded} of the earlier stages
     NODES = "INSTRUCTBOOTH_NODES"  # pods of this attempt: the stage's nodes, or fewer down to its minNodes
-    COORDINATOR = "INSTRUCTBOOTH_COORDINATOR"  # host name of pod 0
+    POD_IP = "INSTRUCTBOOTH_POD_IP"  # of this pod; rank 0's tells the others where it is
+    COORDINATOR = "INSTRUCTBOOTH_COORDINATOR"  # host of pod 0 where it is known beforehand: `instructbooth run`, tests
     STALL_TIMEOUT = "INSTRUCTBOOTH_STALL_TIMEOUT"  # runPolicy.stallTimeoutSeconds when the attempt began; 0: never
     NODE_RANK = "JOB_COMPLETION_INDEX"
     ACCESS_KEY = "INSTRUCTBOOTH_S3_ACCESS_KEY"
@@ -101,6 +102,9 @@ class Port:
 
     COORDINATOR = 29500  # torch.distributed rendezvous on pod 0
     METRICS = 9400  # rank 0: /metrics (Prometheus), /progress (JSON of spec.status.Progress), /healthz
+
+
+GANG_HEADER = "Instructbooth-Gang"  # in every answer of rank 0: `<namespace>/<child Job>`; addresses are given out anew
 
 
 PEER_LOST = "PeerLost"  # Outcome.reason of a process that fell because another one did: never the root cause

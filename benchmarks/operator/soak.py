@@ -77,7 +77,7 @@ class Soak:
     def left(self) -> list[str]:
         """Objects that the operator made and that are still there."""
         base, selector = f"namespaces/{load.NAMESPACE}", f"?labelSelector={Label.MANAGED_BY}%3D{Label.MANAGER}"
-        kinds = {"apis/batch/v1": ("jobs",), "api/v1": ("pods", "services", "configmaps")}
+        kinds = {"apis/batch/v1": ("jobs",), "api/v1": ("pods", "configmaps")}
         return [
             f"{kind}/{obj['metadata']['name']}"
             for group, plurals in kinds.items()

@@ -17,6 +17,7 @@ from instructbooth.spec.job import Artifacts, ResolvedJob
 
 MANIFEST = "manifest.json"
 FENCE = "fence.json"
+RENDEZVOUS = "rendezvous.json"
 _FENCE = re.compile(rf"/(\d+)/{re.escape(FENCE)}$")
 _PART_MANIFEST = re.compile(rf"/(\d+)/parts/([a-z]+)/(\d+)/{re.escape(MANIFEST)}$")
 _CHECKPOINT_MANIFEST = re.compile(rf"/(\d+)/checkpoints/(\d+)/{re.escape(MANIFEST)}$")
@@ -44,6 +45,10 @@ class RunLayout:
     def fence(self, stage: Stage, attempt: int) -> str:
         """What the attempt found when it began; written once."""
         return f"{self.attempt(stage, attempt)}{FENCE}"
+
+    def rendezvous(self, stage: Stage, attempt: int) -> str:
+        """Where rank 0 of the attempt is; written whenever its pod begins."""
+        return f"{self.attempt(stage, attempt)}{RENDEZVOUS}"
 
     def output(self, stage: Stage, attempt: int) -> str:
         """What the stage made; committed once, at its end."""

@@ -85,7 +85,7 @@ class Plan:
             again, until this is None.
         ask_kueue: (name, uid) of the child that waits in a queue: what Kueue says of it may be read, and the plan made
             again. It may be carried out without.
-        pull_from: (child name, host name of rank 0) to pull progress from until the next plan.
+        pull_from: the child whose rank 0 to pull progress from until the next plan.
     """
 
     status: InstructBoothJobStatus
@@ -94,4 +94,4 @@ class Plan:
     requeue_after: float | None = None
     look_at: Look | None = None
     ask_kueue: tuple[str, str] | None = None
-    pull_from: tuple[str, str] | None = None
+    pull_from: str | None = None

@@ -1,4 +1,4 @@
-"""Manifests of everything a job owns: the snapshot, one headless Service, and a child Job per attempt of a stage."""
+"""Manifests of everything a job owns: the snapshot, and a child Job per attempt of a stage."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from instructbooth.contract import API_VERSION, CONTAINER, KIND, ExitCode, Label, Path, Port, Stage
-from instructbooth.reconcile.names import base_name, child_name, service_name, snapshot_name
-from instructbooth.reconcile.observed import COMPLETION_INDEX
+from instructbooth.contract import API_VERSION, CONTAINER, KIND, ExitCode, Label, Path, Stage
+from instructbooth.reconcile.names import base_name, child_name, snapshot_name
 from instructbooth.reconcile.pod import TrainerDefaults, pod_labels, pod_template
 from instructbooth.spec.job import ResolvedJob
 
@@ -24,25 +23,6 @@ def snapshot(job: ResolvedJob) -> dict[str, Any]:
         "metadata": _metadata(job, snapshot_name(job.name)),
         "immutable": True,
         "data": {Path.CONFIG_KEY: json.dumps(job.to_wire(), indent=1, sort_keys=True)},
-    }
-
-
-def service(job: ResolvedJob) -> dict[str, Any]:
-    """The headless Service that gives rank 0 of each stage its host name, before it is ready.
-
-    Of the other ranks nobody asks: they are clients, and each knows its own name from its kubelet. Each pod that a
-    Service selects is two more writes (Endpoints, EndpointSlice) when it gets its address, and two when it ends.
-    """
-    return {
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": _metadata(job, service_name(job.name)),
-        "spec": {
-            "clusterIP": "None",
-            "publishNotReadyAddresses": True,
-            "selector": {Label.JOB: base_name(job.name), COMPLETION_INDEX: "0"},
-            "ports": [{"name": "metrics", "port": Port.METRICS, "targetPort": Port.METRICS, "protocol": "TCP"}],
-        },
     }
 
 

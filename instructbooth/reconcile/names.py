@@ -1,8 +1,9 @@
 """Names of children: deterministic, so that an operator that was killed does the same thing again.
 
 Pods of an Indexed Job are named and have as host name `<job name>-<index>`, which must be a DNS label: 63 characters.
-A Service's name must also begin with a letter. An InstructBoothJob may be called anything up to 253 characters, with
-dots; where its own name does not fit, it is cut and told apart by a hash.
+An InstructBoothJob may be called anything up to 253 characters, with dots; where its own name does not fit, it is cut
+and told apart by a hash. Names begin with a letter, as a Service's must, which jobs once had: what began under an earlier
+version must be found again.
 """
 
 from __future__ import annotations
@@ -36,16 +37,11 @@ def child_name(job: str, stage: Stage, attempt: int) -> str:
     return f"{base_name(job)}-{stage.value}-{attempt}"
 
 
-def service_name(job: str) -> str:
-    """Name of the headless Service that gives rank 0 of every stage its host name."""
-    return base_name(job)
-
-
 def snapshot_name(job: str) -> str:
     """Name of the ConfigMap with the resolved job."""
     return f"{base_name(job)}-spec"
 
 
-def coordinator(job: str, namespace: str, stage: Stage, attempt: int, cluster_domain: str) -> str:
-    """Fully qualified host name of pod 0. Fully qualified: no search list, and no wrong host in another namespace."""
-    return f"{child_name(job, stage, attempt)}-0.{service_name(job)}.{namespace}.svc.{cluster_domain}"
+def gang_name(job: str, namespace: str, stage: Stage, attempt: int) -> str:
+    """What rank 0 calls itself (contract.GANG_HEADER)."""
+    return f"{namespace}/{child_name(job, stage, attempt)}"

@@ -145,6 +145,7 @@ class Pod:
         unreachable: since when its node answers nobody.
         deletion_asked: when somebody asked it to go.
         deletion_due: when its grace to do so was over.
+        address: its IP address, once it has one.
     """
 
     name: str
@@ -163,6 +164,7 @@ class Pod:
     unreachable: datetime | None = None
     node: str = ""
     uid: str = ""
+    address: str = ""
 
     @property
     def ended(self) -> bool:
@@ -206,6 +208,7 @@ class Pod:
             unreachable=_unreachable(conditions, status.get("phase", "")),
             node=obj.get("spec", {}).get("nodeName", ""),
             uid=meta.get("uid", ""),
+            address=status.get("podIP", ""),
         )
 
 

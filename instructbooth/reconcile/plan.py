@@ -28,7 +28,6 @@ from instructbooth.reconcile.conditions import (
     with_claim,
 )
 from instructbooth.reconcile.events import events_between
-from instructbooth.reconcile.names import coordinator
 from instructbooth.reconcile.observed import Observed, Waiting, format_time
 from instructbooth.reconcile.pod import TrainerDefaults
 from instructbooth.reconcile.policies import blocked, deadline, invalid_spec, queued, skew, ttl, visible
@@ -130,9 +129,14 @@ def _unfinished(
     new = deadline.run_clock(new, active, now)
     waits = [step.requeue_after, 0.0 if finished else deadline.seconds_left(new, spec.run_policy, now)]
     known = [max(0.0, wait) for wait in waits if wait is not None]
-    rank0 = _rank0(resolved, stages, defaults) if step.pull else None
     again = min(known, default=None)
-    return Plan(new, step.actions, requeue_after=again, ask_kueue=step.ask_kueue, pull_from=rank0)
+    return Plan(
+        new,
+        step.actions,
+        requeue_after=again,
+        ask_kueue=step.ask_kueue,
+        pull_from=step.stage.job_name if step.pull else None,
+    )
 
 
 def _walk(
@@ -229,10 +233,3 @@ def _written(
     for claim in claims:
         conditions = with_claim(conditions, claim, format_time(now), generation)
     return old.model_copy(update={**fields, "conditions": conditions, "observed_generation": generation})
-
-
-def _rank0(resolved: ResolvedJob, stages: list[StageStatus], defaults: TrainerDefaults) -> tuple[str, str]:
-    """The child that runs, and the host name of its pod 0."""
-    stage = next(s for s in stages if s.state is not StageState.SUCCEEDED)
-    host = coordinator(resolved.name, resolved.namespace, stage.name, stage.attempt, defaults.cluster_domain)
-    return stage.job_name or "", host

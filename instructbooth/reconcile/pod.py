@@ -9,7 +9,7 @@ from typing import Any
 
 from instructbooth.contract import COMMAND, CONTAINER, STAGES, Env, Label, Path, Port, Stage
 from instructbooth.reconcile.mounts import hub_sources, mounts
-from instructbooth.reconcile.names import base_name, coordinator, service_name
+from instructbooth.reconcile.names import base_name
 from instructbooth.spec.job import ResolvedJob
 
 USER = 65532
@@ -23,7 +23,6 @@ class TrainerDefaults:
 
     image: str
     image_pull_policy: str = "IfNotPresent"
-    cluster_domain: str = "cluster.local"
 
 
 def pod_labels(job: ResolvedJob, stage: Stage, attempt: int) -> dict[str, str]:
@@ -49,7 +48,6 @@ def pod_template(
     labels = pod_labels(job, stage, attempt)
     pod: dict[str, Any] = {
         "restartPolicy": "Never",
-        "subdomain": service_name(job.name),
         "enableServiceLinks": False,
         "automountServiceAccountToken": False,
         "terminationGracePeriodSeconds": GRACE_SECONDS,
@@ -61,7 +59,7 @@ def pod_template(
             "seccompProfile": {"type": "RuntimeDefault"},
             **(template.security_context or {}),
         },
-        "containers": [_container(job, stage, _environment(job, stage, attempt, inputs, defaults, nodes), defaults)],
+        "containers": [_container(job, stage, _environment(job, stage, attempt, inputs, nodes), defaults)],
         "volumes": [*(mount.volume for mount in mounts(job, stage)), *template.volumes],
         **_placement(job, nodes, labels),
     }
@@ -122,18 +120,17 @@ def _container(
 
 
 def _environment(
-    job: ResolvedJob, stage: Stage, attempt: int, inputs: Mapping[Stage, int], defaults: TrainerDefaults, nodes: int
+    job: ResolvedJob, stage: Stage, attempt: int, inputs: Mapping[Stage, int], nodes: int
 ) -> list[dict[str, Any]]:
     secret = job.spec.artifacts.credentials_secret_ref
-    host = coordinator(job.name, job.namespace, stage, attempt, defaults.cluster_domain)
     earlier = {name.value: inputs[name] for name in STAGES if name in inputs}
-    env = [
+    env: list[dict[str, Any]] = [
         {"name": Env.CONFIG, "value": f"{Path.CONFIG_DIR}/{Path.CONFIG_KEY}"},
         {"name": Env.STAGE, "value": stage.value},
         {"name": Env.ATTEMPT, "value": str(attempt)},
         {"name": Env.INPUTS, "value": json.dumps(earlier)},
         {"name": Env.NODES, "value": str(nodes)},
-        {"name": Env.COORDINATOR, "value": host},
+        {"name": Env.POD_IP, "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
         {"name": Env.STALL_TIMEOUT, "value": str(job.spec.run_policy.stall_timeout_seconds)},
         {"name": "HOME", "value": Path.WORK},
         _secret_env(Env.ACCESS_KEY, secret.name, secret.access_key_field),

@@ -110,7 +110,7 @@ class Hands:
 
     async def _apply(self, job: JsonObject, manifest: JsonObject) -> bool:
         """Create a child unless the job has it. What is there is never changed: an upgrade touches no running job."""
-        # A job that has started has its snapshot and its Service: a look costs less than a create that is refused.
+        # A job that has started has its snapshot: a look costs less than a create that is refused.
         shared = manifest["kind"] != "Job" and job.get("status", {}).get("stages")
         if shared and await self._is_there(job, manifest):
             return False

@@ -64,9 +64,9 @@ class Pods:
         self._took = clock() - began
         return found
 
-    async def of_all(self, namespace: str, children: list[str]) -> dict[str, list[Pod]]:
-        """The pods of some children, at once. Raises ApiError."""
-        selector = f"{JOB_NAME} in ({','.join(children)})"
+    async def of_all(self, namespace: str, children: list[str], *and_labels: str) -> dict[str, list[Pod]]:
+        """The pods of some children, at once; only those with such labels. Raises ApiError."""
+        selector = ",".join((f"{JOB_NAME} in ({','.join(children)})", *and_labels))
         found: dict[str, list[Pod]] = {child: [] for child in children}
         async for page in self._api.list(PODS, namespace, labelSelector=selector):
             for pod in page["items"]:

@@ -55,8 +55,9 @@ async def run(settings: Settings, now: Callable[[], datetime] = utc_now) -> None
         api = await stack.enter_async_context(
             Api(settings.requests_per_second, settings.requests_at_once, may_write=lease.holds)
         )
+        observer = Observer(api, cache, now, settings.read_workloads)
         puller = await stack.enter_async_context(
-            ProgressPuller(settings.progress_url, settings.pull_seconds, changed=queue.add)
+            ProgressPuller(settings.progress_url, settings.pull_seconds, observer.addresses, changed=queue.add)
         )
         resync = Resync(api=api, cache=cache, queue=queue, freshness=freshness, namespaces=settings.namespaces)
         http = await serve(application(freshness, resync, lease), settings.listen_port)
@@ -72,7 +73,6 @@ async def run(settings: Settings, now: Callable[[], datetime] = utc_now) -> None
         if not await under(tenure, resync.prime()):
             return
         log.info("working: %d jobs known, trainer image %s", len(cache.jobs()), settings.trainer.image)
-        observer = Observer(api, cache, now, settings.read_workloads)
         lookout = Lookout(observer.evidence_of_all, done=queue.add)
         reconciler = Reconciler(
             queue=queue,
@@ -133,7 +133,6 @@ async def first_of(*tasks: asyncio.Task[None]) -> None:
 @click.command(context_settings={"auto_envvar_prefix": "INSTRUCTBOOTH", "show_default": True})
 @click.option("--trainer-image", required=True, help="Image of the training pods.")
 @click.option("--trainer-image-pull-policy", default="IfNotPresent", help="When the kubelet pulls it.")
-@click.option("--cluster-domain", default="cluster.local", help="DNS domain of the cluster.")
 @click.option("--watch-namespaces", default="", help="Comma-separated; empty: the whole cluster.")
 @click.option("--read-workloads", default=True, type=bool, help="Ask Kueue why a queued job waits.")
 @click.option("--workers", default=16, type=click.IntRange(1, 256), help="Reconciles at a time.")
@@ -150,7 +149,6 @@ async def first_of(*tasks: asyncio.Task[None]) -> None:
 def main(  # one parameter for each flag: the flags are the interface
     trainer_image: str,
     trainer_image_pull_policy: str,
-    cluster_domain: str,
     watch_namespaces: str,
     read_workloads: bool,
     workers: int,
@@ -168,7 +166,7 @@ def main(  # one parameter for each flag: the flags are the interface
     """Run InstructBoothJobs. Every flag can be given as INSTRUCTBOOTH_<FLAG> in the environment."""
     logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     settings = Settings(
-        trainer=TrainerDefaults(trainer_image, trainer_image_pull_policy, cluster_domain),
+        trainer=TrainerDefaults(trainer_image, trainer_image_pull_policy),
         namespaces=tuple(filter(None, (part.strip() for part in watch_namespaces.split(",")))),
         read_workloads=read_workloads,
         workers=workers,

@@ -8,7 +8,16 @@ from datetime import UTC, datetime
 from typing import Any
 
 from instructbooth.contract import Label
-from instructbooth.reconcile.observed import ChildJob, Evidence, Observed, Pod, Rejection, Silence, Waiting
+from instructbooth.reconcile.observed import (
+    COMPLETION_INDEX,
+    ChildJob,
+    Evidence,
+    Observed,
+    Pod,
+    Rejection,
+    Silence,
+    Waiting,
+)
 from instructbooth.reconcile.policies import queued
 from instructbooth.spec.status import Progress, StageState
 from instructbooth_operator.api import Api
@@ -80,6 +89,16 @@ class Observer:
         """The same of each child, from one list that waits for nobody else. Raises ApiError."""
         found = await self._pods.of_all(namespace, children)
         return [await self._explained(namespace, child, found[child]) for child in children]
+
+    async def addresses(self, namespace: str, children: list[str]) -> dict[str, str]:
+        """Where rank 0 of each of some children is, of those that have an address. Raises ApiError."""
+        pods = await self._pods.of_all(namespace, children, f"{COMPLETION_INDEX}=0")
+        return {
+            child: pod.address
+            for child, of in pods.items()
+            for pod in of
+            if pod.rank == 0 and pod.address and not pod.ended and pod.deletion_due is None
+        }
 
     async def _explained(self, namespace: str, child: str, pods: list[Pod]) -> Evidence:
         # Of a pod without a node, events could only say what its conditions say.

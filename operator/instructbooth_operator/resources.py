@@ -29,11 +29,10 @@ JOBS = Resource("/apis/batch/v1", "jobs")
 PODS = Resource("/api/v1", "pods")
 EVENTS = Resource("/api/v1", "events")
 CONFIG_MAPS = Resource("/api/v1", "configmaps")
-SERVICES = Resource("/api/v1", "services")
 WORKLOADS = Resource("/apis/kueue.x-k8s.io/v1beta1", "workloads")
 LEASES = Resource("/apis/coordination.k8s.io/v1", "leases")
 
-_BY_KIND = {"Job": JOBS, "ConfigMap": CONFIG_MAPS, "Service": SERVICES}
+_BY_KIND = {"Job": JOBS, "ConfigMap": CONFIG_MAPS}
 
 
 def resource_of(manifest: dict[str, Any]) -> Resource:

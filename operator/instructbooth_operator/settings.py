@@ -17,7 +17,7 @@ class Settings:
         read_workloads: whether Kueue may be asked why a queued job waits.
         workers: reconciles at a time.
         listen_port: port of /metrics, /healthz and /readyz.
-        progress_url: where rank 0's progress is pulled from; `{host}` is its name.
+        progress_url: where rank 0's progress is pulled from; `{host}` is its address.
         pull_seconds: between two pulls of one job.
         resync_seconds: between two full lists, which heal whatever a watch lost.
         requests_per_second: of the API server, at most; as many again may come in one burst.

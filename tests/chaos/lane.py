@@ -96,7 +96,8 @@ class Lane:
     async def delete(self) -> list[str]:
         """Delete the job; what is left of it after a while."""
         await self.kube.request("DELETE", f"{self._ibj}/{NAME}")
-        for _ in range(60):
+        # After an outage of the API server the garbage collector's own watches come back ever later, a minute at most.
+        for _ in range(240):
             left = [
                 *await self._objects(),
                 *(p["metadata"]["name"] for p in await self.kube.items(f"{self._core}/pods")),
@@ -107,12 +108,11 @@ class Lane:
         return left
 
     async def _objects(self) -> dict[str, JsonObject]:
-        """Children, Services and ConfigMaps that the operator made."""
+        """Children and ConfigMaps that the operator made."""
         found = {f"job/{obj['metadata']['name']}": obj for obj in await self.kube.items(self._batch)}
-        for kind in ("services", "configmaps"):
-            for obj in await self.kube.items(f"{self._core}/{kind}"):
-                if Label.MANAGED_BY in obj["metadata"].get("labels", {}):
-                    found[f"{kind}/{obj['metadata']['name']}"] = obj
+        for obj in await self.kube.items(f"{self._core}/configmaps"):
+            if Label.MANAGED_BY in obj["metadata"].get("labels", {}):
+                found[f"configmaps/{obj['metadata']['name']}"] = obj
         return found
 
     async def _told(self) -> list[str]:

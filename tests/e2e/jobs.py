@@ -45,7 +45,7 @@ def submit(manifest: lab.Object, *, namespace: str) -> str:
 def children(name: str, *, namespace: str) -> list[str]:
     """Every object in the namespace that belongs to the job: Jobs, pods, Services, ConfigMaps."""
     found = []
-    for kind in ("jobs", "pods", "services", "configmaps"):
+    for kind in ("jobs", "pods", "configmaps"):
         items = lab.get(kind, namespace=namespace, selector=f"instructbooth.io/job={name}")
         found += [f"{kind}/{item['metadata']['name']}" for item in items]
     return found

@@ -1,4 +1,4 @@
-"""The pod's first process: finds the coordinator, starts one process per GPU, and passes on how they end.
+"""The pod's first process: finds rank 0, starts one process per GPU, and passes on how they end.
 
 Not torchrun: it replaces a worker's exit code by its own 1, and the exit code is what tells the operator whether to
 try again (docs/decisions/0004-launcher.md).
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -20,53 +19,25 @@ from types import FrameType
 from instructbooth.contract import Env, ExitCode, Outcome, Port
 from instructbooth_trainer.runtime import outcome as outcomes
 from instructbooth_trainer.runtime.environment import PodEnvironment
-from instructbooth_trainer.runtime.errors import TransientError
+from instructbooth_trainer.runtime.rendezvous import meet
 from instructbooth_trainer.runtime.tail import read_tail
 from instructbooth_trainer.runtime.threads import choose_threads
 from instructbooth_trainer.runtime.watchdog import STACKS
 
 log = logging.getLogger(__name__)
 
-COORDINATOR_TIMEOUT = 300.0
 PEER_GRACE = 20.0
 STACKS_AFTER = 20.0  # seconds from SIGTERM to asking who still runs where it is: well within the pod's grace
 POLL = 0.2
 WORKER = (sys.executable, "-m", "instructbooth_trainer.runtime.worker")
 
 
-def wait_for_coordinator(
-    host: str,
-    port: int,
-    timeout: float = COORDINATOR_TIMEOUT,
-    stopped: Callable[[], bool] = lambda: False,
-) -> None:
-    """Wait until the name resolves and the port answers. Raises TransientError CoordinatorUnreachable.
+def worker_environments(pod: PodEnvironment, env: Mapping[str, str], logs: Path, rank0: str) -> list[dict[str, str]]:
+    """The environment of each process of this pod, as torch.distributed and accelerate read it.
 
-    Returns early when `stopped`: a pod that is to go must not wait for another.
+    Args:
+        rank0: address of pod 0.
     """
-    deadline = time.monotonic() + timeout
-    problem = "no try was made"
-    while time.monotonic() < deadline and not stopped():
-        try:
-            with socket.create_connection((host, port), timeout=5):
-                return
-        except socket.gaierror as error:
-            problem = f"its name does not resolve ({error})"
-        except OSError as error:
-            problem = f"port {port} does not answer ({error})"
-        time.sleep(1.0)
-    if not stopped():
-        raise TransientError(
-            "CoordinatorUnreachable",
-            f"pod 0 ({host}) could not be reached within {timeout:.0f} s: {problem}; see whether pod 0 runs, and "
-            "whether a NetworkPolicy keeps the gang's pods apart",
-        )
-
-
-def worker_environments(pod: PodEnvironment, env: Mapping[str, str], logs: Path) -> list[dict[str, str]]:
-    """The environment of each process of this pod, as torch.distributed and accelerate read it."""
-    # Pod 0 listens on all addresses; its own name may not resolve yet.
-    address = "localhost" if pod.node_rank == 0 else str(pod.coordinator)
     return [
         {
             **env,
@@ -74,7 +45,7 @@ def worker_environments(pod: PodEnvironment, env: Mapping[str, str], logs: Path)
             "LOCAL_RANK": str(local),
             "WORLD_SIZE": str(pod.world_size),
             "LOCAL_WORLD_SIZE": str(pod.processes),
-            "MASTER_ADDR": address,
+            "MASTER_ADDR": rank0,
             "MASTER_PORT": env.get("MASTER_PORT") or str(int(Port.COORDINATOR)),
             "TMPDIR": str(pod.workdir),  # a process's own scratch goes with the pod's
             "OMP_NUM_THREADS": str(choose_threads(pod.processes, env)),
@@ -101,17 +72,12 @@ def run_workers(pod: PodEnvironment, env: Mapping[str, str], command: tuple[str,
             if child.poll() is None:
                 child.send_signal(signal.SIGTERM)
 
+    rank0 = meet(pod, env)  # until then SIGTERM ends this process (main.py): nobody waits for others in vain
     signal.signal(signal.SIGTERM, forward)
-    if pod.node_rank > 0:
-        port = int(env.get("MASTER_PORT") or Port.COORDINATOR)
-        wait_for_coordinator(str(pod.coordinator), port, stopped=lambda: terminated)
-    if terminated:
-        outcomes.write(Outcome("Checkpointed", "asked to stop before training began"), env)
-        return ExitCode.CHECKPOINTED
     with tempfile.TemporaryDirectory(prefix="outcomes-", dir=pod.workdir) as name:
-        for child_env in worker_environments(pod, env, Path(name)):
+        for child_env in worker_environments(pod, env, Path(name), rank0):
             children.append(subprocess.Popen(command, env=child_env))
-        if terminated:  # between the check above and the last start
+        if terminated:  # before the last start
             forward(signal.SIGTERM, None)
         rank, code = _wait(children, stopping=lambda: terminated)
         word = _outcome(Path(name) / f"{rank}.json", rank, code)

@@ -11,6 +11,7 @@ import signal
 import sys
 from types import FrameType
 
+from instructbooth.artifacts.errors import ArtifactError
 from instructbooth.contract import ExitCode, Outcome
 from instructbooth_trainer.runtime import outcome as outcomes
 from instructbooth_trainer.runtime.environment import SCRATCH_PREFIX, PodEnvironment, prepare_home, read_environment
@@ -33,7 +34,7 @@ def run() -> int:
         _end_when_asked(pod)
         prepare_home(pod.workdir)
         return _run(pod)
-    except RunError as error:
+    except (RunError, ArtifactError) as error:
         from instructbooth_trainer.runtime.exits import classify
 
         code, outcome = classify(error)

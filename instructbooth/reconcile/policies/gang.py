@@ -14,7 +14,7 @@ from typing import Any
 
 from instructbooth.contract import Stage
 from instructbooth.reconcile.actions import Action, Apply, DeleteChild, ForgetPod, Haste, Look, SetSuspend
-from instructbooth.reconcile.children import child_job, service, snapshot
+from instructbooth.reconcile.children import child_job, snapshot
 from instructbooth.reconcile.names import child_name
 from instructbooth.reconcile.observed import (
     ASTRAY_AFTER,
@@ -191,8 +191,8 @@ def _launch(scene: Scene, stage: StageStatus, attempt: int) -> Step:
         start_time=stage.start_time or format_time(scene.observed.now),
         progress=None,
     )
-    # A stage that succeeded had both; whatever went wrong since, the second attempt looks whether they are still there.
-    shared = () if scene.inputs and attempt == 1 else (snapshot(scene.job), service(scene.job))
+    # A stage that succeeded had it; whatever went wrong since, the second attempt looks whether it is still there.
+    shared = () if scene.inputs and attempt == 1 else (snapshot(scene.job),)
     return Step(started, tuple(Apply(manifest) for manifest in (*shared, child)), queued=waiting)
 
 

@@ -164,7 +164,7 @@ class Bench:
     def everything(self) -> list[str]:
         """Jobs, pods, Services and ConfigMaps of the operator's."""
         found = list(self.children())
-        for kind in ("pods", "services", "configmaps"):
+        for kind in ("pods", "configmaps"):
             for obj in self.plane.request("GET", f"{self._core}/{kind}")["items"]:
                 if Label.MANAGED_BY in obj["metadata"].get("labels", {}):
                     found.append(f"{kind}/{obj['metadata']['name']}")
@@ -255,7 +255,7 @@ def running_status() -> JsonObject:
     """The status of a pod whose trainer runs."""
     ready = [{"type": "Ready", "status": "True"}, {"type": "ContainersReady", "status": "True"}]
     container = _container({"running": {"startedAt": _now()}})
-    return {"phase": "Running", "conditions": ready, "containerStatuses": [container]}
+    return {"phase": "Running", "podIP": "127.0.0.1", "conditions": ready, "containerStatuses": [container]}
 
 
 def terminated_status(code: int, message: str) -> JsonObject:

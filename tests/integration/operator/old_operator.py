@@ -30,7 +30,7 @@ def differently(make: Any) -> Any:
     return made
 
 
-for name in ("child_job", "service", "snapshot"):
+for name in ("child_job", "snapshot"):
     setattr(gang, name, differently(getattr(gang, name)))
 
 if __name__ == "__main__":

@@ -58,7 +58,6 @@ def test_three_stages_succeed(bench: Bench, operator: Operator, rank0: Rank0) ->
         for code in ("200", "201")
         for resource, verb in (
             ("configmaps", "post"),
-            ("services", "post"),
             ("jobs", "post"),
             ("instructboothjobs", "patch"),
         )
@@ -154,7 +153,7 @@ def test_a_missing_secret_blocks_until_it_comes(bench: Bench, operator: Operator
 
 def test_deleting_the_job_removes_every_child(bench: Bench, operator: Operator) -> None:
     reach_reinforce(bench)
-    assert len(bench.everything()) == 7  # two Jobs, three pods, a Service, a ConfigMap
+    assert len(bench.everything()) == 6  # two Jobs, three pods, a ConfigMap
     bench.delete()
     bench.plane.wait("all children to go", lambda: bench.everything() == [], 30)
     bench.submit()  # and the same name again
@@ -220,12 +219,12 @@ def test_what_takes_the_operator_s_place_in_the_pod_is_an_invalid_spec(bench: Be
     assert "spec.podTemplate.env[0].name" in failed.message
 
 
-def test_a_stranger_s_service_is_left_alone(bench: Bench, operator: Operator) -> None:
-    bench.create("services", {"metadata": {"name": "mascot"}, "spec": {"ports": [{"port": 80}]}})
+def test_a_stranger_s_snapshot_is_left_alone(bench: Bench, operator: Operator) -> None:
+    bench.create("configmaps", {"metadata": {"name": "mascot-spec"}, "data": {"job.json": "{}"}})
     bench.submit()
     blocked = bench.wait_true("Blocked")
     assert blocked.reason == "NameTaken"
-    assert "Service mascot" in blocked.message
+    assert "ConfigMap mascot-spec" in blocked.message
     assert bench.children() == {}
 
 

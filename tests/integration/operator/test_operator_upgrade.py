@@ -41,7 +41,7 @@ def replicas(bench: Bench, rank0: Rank0) -> Iterator[tuple[Operator, Operator]]:
 def owned(bench: Bench) -> dict[str, JsonObject]:
     """Everything that the operator made, and the pods."""
     found: dict[str, JsonObject] = {}
-    for path in ("api/v1/pods", "api/v1/services", "api/v1/configmaps", "apis/batch/v1/jobs"):
+    for path in ("api/v1/pods", "api/v1/configmaps", "apis/batch/v1/jobs"):
         version, _, kind = path.rpartition("/")
         for obj in bench.plane.request("GET", f"/{version}/namespaces/{bench.namespace}/{kind}")["items"]:
             if obj["metadata"].get("ownerReferences"):

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 import aiohttp
 import pytest
+from aiohttp import web
 
+from instructbooth.contract import GANG_HEADER
 from instructbooth.spec.status import Progress
 from instructbooth_operator.cache import Key
+from instructbooth_operator.errors import ApiError
 from instructbooth_operator.progress import ProgressPuller
 
 KEY, CHILD = Key("lab", "mascot"), "mascot-personalize-1"
@@ -30,22 +34,37 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return found
 
 
-def puller(says: list[Progress | Exception]) -> ProgressPuller:
-    made = ProgressPuller("", 5, changed=lambda key: None)
+def at(address: str) -> Callable[[str, list[str]], Awaitable[dict[str, str]]]:
+    """All rank 0s have that address."""
 
-    async def ask(host: str) -> Progress:
+    async def addresses(namespace: str, children: list[str]) -> dict[str, str]:
+        return dict.fromkeys(children, address)
+
+    return addresses
+
+
+def puller(says: list[Progress | Exception]) -> ProgressPuller:
+    made = ProgressPuller("", 5, at("10.0.0.1"), changed=lambda key: None)
+
+    async def ask(address: str, gang: str) -> Progress:
+        assert (address, gang) == ("10.0.0.1", f"lab/{made._targets[KEY].child}")
         said = says.pop(0)
         if isinstance(said, Exception):
             raise said
         return said
 
     made._ask = ask  # type: ignore[method-assign]
-    made.watch(KEY, (CHILD, "host"))
+    made.watch(KEY, CHILD)
     return made
 
 
 def pull(made: ProgressPuller) -> None:
-    asyncio.new_event_loop().run_until_complete(made._pull(KEY, made._targets[KEY]))
+    async def seek_and_pull() -> None:
+        await made._seek()
+        await made._pull(KEY, made._targets[KEY])
+
+    made._targets[KEY].due = 0
+    asyncio.new_event_loop().run_until_complete(seek_and_pull())
 
 
 def test_silence_is_measured_on_the_operator_s_own_clock(clock: Clock) -> None:
@@ -73,9 +92,9 @@ def test_another_child_begins_anew(clock: Clock) -> None:
     made = puller([Progress(heartbeat="a")])
     pull(made)
     clock.now += 100
-    made.watch(KEY, (CHILD, "host"))
+    made.watch(KEY, CHILD)
     assert made.silence(KEY)[CHILD].seconds == 100
-    made.watch(KEY, ("mascot-personalize-2", "host"))
+    made.watch(KEY, "mascot-personalize-2")
     assert made.silence(KEY)["mascot-personalize-2"].seconds == 0
     assert not made.silence(KEY)["mascot-personalize-2"].heard
     made.watch(KEY, None)
@@ -91,3 +110,101 @@ def test_one_that_was_heard_is_asked_often_enough_to_be_judged(clock: Clock, hea
         pull(made)
         waits.append(made._targets[KEY].due - clock.now)
     assert max(waits) == waits[-1] == slowest
+
+
+async def serve(who: str | None) -> tuple[web.AppRunner, int]:
+    """A rank 0 that calls itself so; its port."""
+
+    async def progress(request: web.Request) -> web.Response:
+        body = Progress(step=7, total=9, unit="epoch").to_wire()
+        return web.json_response(body, headers={} if who is None else {GANG_HEADER: who})
+
+    app = web.Application()
+    app.router.add_get("/progress", progress)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    return runner, runner.addresses[0][1]
+
+
+@pytest.mark.parametrize(
+    ("who", "step"),
+    [
+        (f"lab/{CHILD}", 7),
+        (None, 7),  # begun by an earlier version
+        ("other/mascot-personalize-1", None),
+        ("lab/mascot-personalize-2", None),
+    ],
+)
+def test_another_gang_that_has_the_address_now_is_not_taken_for_this_one(who: str | None, step: int | None) -> None:
+    sought = []
+
+    async def addresses(namespace: str, children: list[str]) -> dict[str, str]:
+        sought.append((namespace, children))
+        return dict.fromkeys(children, "127.0.0.1")
+
+    async def run() -> Progress | None:
+        runner, port = await serve(who)
+        made = ProgressPuller(f"http://{{host}}:{port}/progress", 0.01, addresses, changed=lambda key: None)
+        async with made:
+            made.watch(KEY, CHILD)
+            for _ in range(3):
+                made._targets[KEY].due = 0
+                await made._seek()
+                if made._targets[KEY].address:
+                    await made._pull(KEY, made._targets[KEY])
+        await runner.cleanup()
+        return made.latest(KEY).get(CHILD)
+
+    said = asyncio.run(run())
+    assert (said.step if said else None) == step
+    # One that answers is asked for once; where another answers, it is looked for again.
+    assert sought == [("lab", [CHILD])] * (1 if step else 3)
+
+
+def test_those_who_have_waited_longest_are_looked_for_first_and_who_has_no_address_later() -> None:
+    asked: list[tuple[str, list[str]]] = []
+
+    async def addresses(namespace: str, children: list[str]) -> dict[str, str]:
+        asked.append((namespace, children))
+        if namespace == "b":
+            raise ApiError(500, "InternalError", "etcd is away")
+        return {child: "10.0.0.1" for child in children if child != "a-3"}
+
+    async def run() -> ProgressPuller:
+        made = ProgressPuller("", 5, addresses, changed=lambda key: None)
+        for number in range(60):
+            made.watch(Key("a", f"a-{number}"), f"a-{number}")
+        for number in range(2):
+            made.watch(Key("b", f"b-{number}"), f"b-{number}")
+        made._targets[Key("b", "b-0")].due = -1.0
+        for _ in range(4):
+            await made._seek()
+        return made
+
+    made = asyncio.run(run())
+    assert [(namespace, len(children)) for namespace, children in asked] == [("b", 2), ("a", 50), ("a", 10)]
+    lacking = {key.name for key, target in made._targets.items() if target.address is None}
+    assert lacking == {"a-3", "b-0", "b-1"}
+    assert all(made._targets[Key(name[0], name)].due > 0 for name in lacking)
+
+
+def test_an_address_of_the_sixth_version_is_written_as_in_a_url() -> None:
+    made = ProgressPuller("http://{host}:9400/progress", 5, at("fd00::1"), changed=lambda key: None)
+    urls = []
+
+    class Session:
+        def get(self, url: str) -> None:
+            urls.append(url)
+            raise TimeoutError
+
+    made._session = Session()
+
+    async def run() -> None:
+        made.watch(KEY, CHILD)
+        await made._seek()
+        await made._pull(KEY, made._targets[KEY])
+
+    asyncio.run(run())
+    assert urls == ["http://[fd00::1]:9400/progress"]

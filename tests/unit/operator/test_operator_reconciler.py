@@ -23,7 +23,7 @@ from instructbooth_operator.looks import JOB_NAME
 from instructbooth_operator.observe import Observer
 from instructbooth_operator.progress import ProgressPuller
 from instructbooth_operator.reconciler import SETTLE_SECONDS, TRIES_TO_TELL, Reconciler
-from instructbooth_operator.resources import CONFIG_MAPS, EVENTS, IBJ, JOBS, PODS, SERVICES
+from instructbooth_operator.resources import CONFIG_MAPS, EVENTS, IBJ, JOBS, PODS
 from instructbooth_operator.resync import Resync
 from instructbooth_operator.workqueue import WorkQueue
 from tests.unit.operator.fake_api import TIME, FakeApi
@@ -51,7 +51,7 @@ class Rig:
             observer=observer,
             lookout=self.lookout,
             hands=Hands(self.api, self.cache, self.freshness),  # type: ignore[arg-type]
-            puller=ProgressPuller("", 5, lambda key: None),
+            puller=ProgressPuller("", 5, observer.addresses, lambda key: None),
             defaults=DEFAULTS,
         )
 
@@ -115,7 +115,6 @@ def rig() -> Rig:
 def test_the_first_pass_creates_and_writes_and_tells(rig: Rig) -> None:
     rig.reconcile()
     assert rig.api.names(CONFIG_MAPS) == ["mascot-spec"]
-    assert rig.api.names(SERVICES) == ["mascot"]
     assert rig.api.names(JOBS) == [P1]
     assert rig.status()["phase"] == "Personalizing"
     assert len(rig.api.names(EVENTS)) == 1
@@ -174,9 +173,9 @@ def test_a_status_is_not_written_over_somebody_else_s(rig: Rig) -> None:
     assert [verb for verb, _, _ in rig.api.requests[before:]] == ["get", "delete"]
 
 
-@pytest.mark.parametrize("number", range(5))
+@pytest.mark.parametrize("number", range(4))
 def test_after_any_failed_write_the_next_pass_goes_on(rig: Rig, number: int) -> None:
-    writes = [("create", "configmaps"), ("create", "services"), ("create", "jobs")]
+    writes = [("create", "configmaps"), ("create", "jobs")]
     writes += [("patch", "instructboothjobs"), ("create", "events")]
     rig.fails(writes[number], error=ApiError(500, "InternalError", "etcd is away"))
     with pytest.raises(ApiError):
@@ -254,10 +253,11 @@ def test_a_name_that_is_free_again_is_tried_again(rig: Rig) -> None:
     assert rig.api.names(JOBS) == [P1]
 
 
-def test_a_stranger_s_service_is_left_alone(rig: Rig) -> None:
-    rig.api.put(SERVICES, {"kind": "Service", "metadata": {"name": "mascot", "namespace": "lab"}, "spec": {"x": 1}})
+def test_a_stranger_s_snapshot_is_left_alone(rig: Rig) -> None:
+    meta = {"name": "mascot-spec", "namespace": "lab"}
+    rig.api.put(CONFIG_MAPS, {"kind": "ConfigMap", "metadata": meta, "data": {"x": "1"}})
     rig.reconcile()
-    assert rig.api.objects[SERVICES.plural, "mascot"]["spec"] == {"x": 1}
+    assert rig.api.objects[CONFIG_MAPS.plural, "mascot-spec"]["data"] == {"x": "1"}
     assert rig.api.names(JOBS) == []
     blocked = next(c for c in rig.status()["conditions"] if c["type"] == "Blocked")
     assert blocked["reason"] == "NameTaken"
@@ -281,18 +281,18 @@ def test_on_the_way_of_success_nothing_is_read_but_how_the_gang_ended(rig: Rig) 
     assert asked == [("list", "pods"), ("create", "jobs"), *events, ("patch", "instructboothjobs")]
 
 
-def test_a_second_attempt_brings_back_a_service_that_somebody_deleted(rig: Rig) -> None:
+def test_a_second_attempt_brings_back_a_snapshot_that_somebody_deleted(rig: Rig) -> None:
     rig.reconcile()
-    del rig.api.objects[SERVICES.plural, "mascot"]
+    del rig.api.objects[CONFIG_MAPS.plural, "mascot-spec"]
     del rig.api.objects[JOBS.plural, P1]
     rig.cache.remove(rig.cache.children(KEY, "0a1b2c3d")[0])  # somebody deleted the gang as well: that is a restart
     rig.reconcile()
     before = len(rig.api.requests)
     rig.reconcile()
-    assert rig.api.names(SERVICES) == ["mascot"]
+    assert rig.api.names(CONFIG_MAPS) == ["mascot-spec"]
     assert rig.api.names(JOBS) == [P2]
     created = [plural for verb, plural, _ in rig.api.requests[before:] if verb == "create"]
-    assert created == ["services", "jobs"], "the snapshot was there and was not created again"
+    assert created == ["configmaps", "jobs"]
 
 
 def test_a_job_that_this_process_has_not_written_is_read_before_a_gang_is_started(rig: Rig) -> None:
@@ -532,3 +532,28 @@ def test_events_are_read_only_of_pods_that_have_a_node(rig: Rig, node: str, list
     _waiting(rig, node)
     rig.reconcile()
     assert rig.api.count("list", "events") == lists
+
+
+def test_rank_0_is_where_its_pod_is_that_runs(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def put(name: str, rank: str, address: str, phase: str = "Running", **meta: Any) -> None:
+        index = {COMPLETION_INDEX: rank}
+        metadata = {"name": name, "namespace": "lab", "labels": {JOB_NAME: P1, **index}, "annotations": index, **meta}
+        rig.api.put(PODS, {"kind": "Pod", "metadata": metadata, "status": {"phase": phase, "podIP": address}})
+
+    selectors = []
+    served = rig.api.list
+
+    def listed(resource: Any, namespace: str | None, **query: str) -> Any:
+        selectors.append(query["labelSelector"])
+        return served(resource, namespace, **query)
+
+    monkeypatch.setattr(rig.api, "list", listed)
+    put("other-rank", "1", "10.0.0.1")
+    put("old", "0", "10.0.0.2", deletionTimestamp=TIME)  # the gang was suspended, and goes on
+    put("ended", "0", "10.0.0.3", phase="Failed")
+    observer = Observer(rig.api, rig.cache)  # type: ignore[arg-type]
+    assert rig.run(observer.addresses("lab", [P1, P2])) == {}
+    put("new", "0", "10.0.0.4")
+    put("newest", "0", "")
+    assert rig.run(observer.addresses("lab", [P1, P2])) == {P1: "10.0.0.4"}
+    assert selectors == [f"{JOB_NAME} in ({P1},{P2}),{COMPLETION_INDEX}=0"] * 2

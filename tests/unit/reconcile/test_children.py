@@ -10,9 +10,8 @@ import pytest
 import yaml
 
 from instructbooth.contract import Stage
-from instructbooth.reconcile.children import child_job, service, snapshot
-from instructbooth.reconcile.names import base_name, child_name, coordinator
-from instructbooth.reconcile.pod import TrainerDefaults
+from instructbooth.reconcile.children import child_job, snapshot
+from instructbooth.reconcile.names import base_name, child_name
 from instructbooth.reconcile.quantity import parse_quantity
 from instructbooth.spec.job import ResolvedJob
 from tests.unit.reconcile.world import DEFAULTS, job_object
@@ -116,14 +115,8 @@ def test_the_snapshot_is_read_back_by_the_same_models() -> None:
     assert ResolvedJob.model_validate_json(manifest["data"]["job.json"]) == job
 
 
-def test_the_service_names_rank_0_before_it_is_ready() -> None:
-    spec = service(resolved())["spec"]
-    assert (spec["clusterIP"], spec["publishNotReadyAddresses"]) == ("None", True)
-    assert spec["selector"] == {"instructbooth.io/job": "mascot", "batch.kubernetes.io/job-completion-index": "0"}
-
-
 def test_children_are_owned() -> None:
-    for manifest in (snapshot(resolved()), service(resolved()), child_job(resolved(), Stage.EVALUATE, 1, {}, DEFAULTS)):
+    for manifest in (snapshot(resolved()), child_job(resolved(), Stage.EVALUATE, 1, {}, DEFAULTS)):
         (owner,) = manifest["metadata"]["ownerReferences"]
         assert (owner["kind"], owner["name"], owner["uid"]) == ("InstructBoothJob", "mascot", "0a1b2c3d")
         assert owner["controller"]
@@ -132,11 +125,9 @@ def test_children_are_owned() -> None:
 @pytest.mark.parametrize("stage", list(Stage))
 @pytest.mark.parametrize("name", ["a", "mascot", "x" * 42, "x" * 43, "9lives", "team.a.mascot", "a." + "b" * 251])
 def test_names_fit_a_dns_label(name: str, stage: Stage) -> None:
-    host = coordinator(name, "lab", stage, 1101, "cluster.local")
-    pod, service_label = f"{child_name(name, stage, 1101)}-255", host.split(".")[1]
+    pod = f"{child_name(name, stage, 1101)}-255"
     assert len(pod) <= 63
-    assert len(service_label) <= 63
-    assert service_label[0].isalpha()
+    assert pod[0].isalpha()
     assert "." not in base_name(name)
     assert "--" not in pod.replace("xn--", "")
 
@@ -165,12 +156,6 @@ def test_each_stage_mounts_only_the_prompts_it_reads() -> None:
     }
     assert mounted[Stage.PERSONALIZE] == mounted[Stage.EVALUATE] == []
     assert mounted[Stage.REINFORCE] == ["/mnt/prompts/reinforcement", "/mnt/prompts/validation"]
-
-
-def test_cluster_domain_is_the_installation_s() -> None:
-    manifest = child_job(resolved(), Stage.EVALUATE, 1, {}, TrainerDefaults("x", cluster_domain="corp.example"))
-    env = {item["name"]: item.get("value") for item in pod_of(manifest)["containers"][0]["env"]}
-    assert env["INSTRUCTBOOTH_COORDINATOR"] == "mascot-evaluate-1-0.mascot.lab.svc.corp.example"
 
 
 @pytest.mark.parametrize(

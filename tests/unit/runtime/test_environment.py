@@ -25,7 +25,7 @@ def env(tmp_path: Path, make_job: Callable[..., ResolvedJob]) -> dict[str, str]:
         "INSTRUCTBOOTH_STAGE": "reinforce",
         "INSTRUCTBOOTH_ATTEMPT": "2",
         "INSTRUCTBOOTH_INPUTS": '{"personalize": 3}',
-        "INSTRUCTBOOTH_COORDINATOR": "rex-reinforce-2-0.rex.team.svc.cluster.local",
+        "INSTRUCTBOOTH_POD_IP": "10.1.2.3",
         "INSTRUCTBOOTH_STORE": str(tmp_path),
         "JOB_COMPLETION_INDEX": "1",
     }
@@ -42,12 +42,12 @@ def test_a_pod_knows_its_place(env: dict[str, str]) -> None:
 def test_one_process_per_gpu_numbered_over_the_gang(env: dict[str, str], tmp_path: Path) -> None:
     pod = read_environment(env)
     shutil.rmtree(pod.workdir)
-    workers = worker_environments(pod, env, tmp_path)
+    workers = worker_environments(pod, env, tmp_path, "10.1.2.1")
     assert [w["RANK"] for w in workers] == ["4", "5", "6", "7"]
     assert [w["LOCAL_RANK"] for w in workers] == ["0", "1", "2", "3"]
     assert {w["WORLD_SIZE"] for w in workers} == {"8"}
     assert {w["LOCAL_WORLD_SIZE"] for w in workers} == {"4"}
-    assert {w["MASTER_ADDR"] for w in workers} == {"rex-reinforce-2-0.rex.team.svc.cluster.local"}
+    assert {w["MASTER_ADDR"] for w in workers} == {"10.1.2.1"}
     assert {w["MASTER_PORT"] for w in workers} == {"29500"}
     assert len({w["INSTRUCTBOOTH_TERMINATION_LOG"] for w in workers}) == 4
 
@@ -60,7 +60,7 @@ def test_one_process_per_gpu_numbered_over_the_gang(env: dict[str, str], tmp_pat
         ({"INSTRUCTBOOTH_ATTEMPT": "one"}, "INSTRUCTBOOTH_ATTEMPT: 'one'"),
         ({"INSTRUCTBOOTH_INPUTS": '{"bake": 1}'}, "INSTRUCTBOOTH_INPUTS"),
         ({"INSTRUCTBOOTH_INPUTS": "[1]"}, "INSTRUCTBOOTH_INPUTS"),
-        ({"INSTRUCTBOOTH_COORDINATOR": ""}, "INSTRUCTBOOTH_COORDINATOR: unset, but the gang has 2 nodes"),
+        ({"INSTRUCTBOOTH_POD_IP": ""}, "INSTRUCTBOOTH_POD_IP: unset, but the gang has 2 nodes"),
         ({"JOB_COMPLETION_INDEX": ""}, "JOB_COMPLETION_INDEX"),
         ({"JOB_COMPLETION_INDEX": "2"}, "JOB_COMPLETION_INDEX: 2, but the gang has 2 nodes"),
         ({"INSTRUCTBOOTH_NODES": "1"}, "INSTRUCTBOOTH_NODES: 1, but the stage has 2 nodes"),
@@ -82,7 +82,7 @@ def test_an_attempt_has_as_many_nodes_as_found_room(
     pod = read_environment({**env, "INSTRUCTBOOTH_NODES": "3"})
     shutil.rmtree(pod.workdir)
     assert (pod.nodes, pod.world_size) == (3, 6)
-    assert {w["WORLD_SIZE"] for w in worker_environments(pod, env, tmp_path)} == {"6"}
+    assert {w["WORLD_SIZE"] for w in worker_environments(pod, env, tmp_path, "10.1.2.1")} == {"6"}
     with pytest.raises(UserError, match="1, but the stage has 2 to 4 nodes"):
         read_environment({**env, "INSTRUCTBOOTH_NODES": "1"})
 

@@ -12,8 +12,7 @@ import pytest
 
 from instructbooth.contract import ExitCode
 from instructbooth_trainer import launch
-from instructbooth_trainer.launch import first_failure, wait_for_coordinator
-from instructbooth_trainer.runtime.errors import TransientError
+from instructbooth_trainer.launch import first_failure
 
 TWO = {"reinforcement": {"nodes": 2}}
 OUTPUT = "store/runs/team/rex/u-1/reinforce/{}/output/w.safetensors"
@@ -32,17 +31,6 @@ OUTPUT = "store/runs/team/rex/u-1/reinforce/{}/output/w.safetensors"
 )
 def test_the_culprit_speaks_for_the_pod_not_its_victim(ended: dict[int, int], speaker: tuple[int, int]) -> None:
     assert first_failure(ended) == speaker
-
-
-def test_waiting_for_the_coordinator_is_bounded_and_says_what_is_missing() -> None:
-    with pytest.raises(TransientError, match="does not resolve"):
-        wait_for_coordinator("no-such-host.invalid", 29500, timeout=0.1)
-    with pytest.raises(TransientError, match="port 9 does not answer"):
-        wait_for_coordinator("127.0.0.1", 9, timeout=0.1)
-
-
-def test_a_pod_asked_to_stop_waits_no_longer() -> None:
-    wait_for_coordinator("no-such-host.invalid", 29500, timeout=3600, stopped=lambda: True)
 
 
 def test_killed_and_resumed_ends_bit_for_bit_as_if_undisturbed(make_gang: Callable[..., Any]) -> None:
@@ -79,10 +67,10 @@ def test_sigterm_on_one_pod_saves_and_stops_the_gang(make_gang: Callable[..., An
     assert (checkpoints / str(step) / "manifest.json").exists()
 
 
-def terminate_while_importing(pod: Any) -> None:
-    """Send SIGTERM once the pod's log says that it imports, which in these tests takes an hour."""
+def terminate_while(pod: Any, doing: str = "importing") -> None:
+    """Send SIGTERM once the pod's log says that it does that, which in these tests takes very long."""
     deadline = time.monotonic() + 60
-    while "importing" not in pod.log.read_text() and time.monotonic() < deadline:
+    while doing not in pod.log.read_text() and time.monotonic() < deadline:
         time.sleep(0.1)
     pod.process.send_signal(signal.SIGTERM)
 
@@ -90,7 +78,7 @@ def terminate_while_importing(pod: Any) -> None:
 def test_sigterm_before_a_process_listens_is_no_failure(make_gang: Callable[..., Any]) -> None:
     gang = make_gang()
     (pod,) = gang.start("import", nodes=1)
-    terminate_while_importing(pod)
+    terminate_while(pod)
     assert pod.wait() == ExitCode.CHECKPOINTED
     assert pod.outcome().reason == "Checkpointed"
 
@@ -100,9 +88,30 @@ def test_sigterm_while_the_trainer_still_imports_ends_it_at_once(make_gang: Call
     (tmp_path / "torch.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(3600)\n")
     gang = make_gang()
     (pod,) = gang.start("count", nodes=1, command=("instructbooth_trainer.main",), PYTHONPATH=str(tmp_path))
-    terminate_while_importing(pod)
+    terminate_while(pod)
     assert pod.wait() == ExitCode.CHECKPOINTED
     assert pod.outcome().message == "asked to stop before training began"
+
+
+def test_a_pod_that_waits_for_another_goes_at_once_when_asked(make_gang: Callable[..., Any]) -> None:
+    gang = make_gang(**TWO)
+    (pod,) = gang.start("count", nodes=1, command=("instructbooth_trainer.main",), JOB_COMPLETION_INDEX="1")
+    terminate_while(pod, "waiting for pod 0, 300 s at most: localhost, port")
+    assert pod.wait() == ExitCode.CHECKPOINTED
+    assert pod.outcome().message == "asked to stop before training began"
+
+
+def test_a_bucket_that_is_missing_is_told_before_training_begins(make_gang: Callable[..., Any]) -> None:
+    gang = make_gang(**TWO)
+    (pod,) = gang.start(
+        "count",
+        nodes=1,
+        command=("instructbooth_trainer.main",),
+        INSTRUCTBOOTH_COORDINATOR="",
+        INSTRUCTBOOTH_POD_IP="127.0.0.1",
+    )
+    assert pod.wait() == ExitCode.USER_ERROR
+    assert pod.outcome().reason == "BucketNotFound"
 
 
 def test_the_users_mistake_is_the_exit_code_and_the_word_of_its_pod(make_gang: Callable[..., Any]) -> None:

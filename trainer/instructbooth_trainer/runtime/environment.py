@@ -29,9 +29,10 @@ class PodEnvironment:
         attempt: 1, 2, ...
         inputs: attempt that succeeded, by earlier stage.
         node_rank: index of the pod in the gang.
-        coordinator: host name of pod 0; None when the gang is one pod.
+        coordinator: host of pod 0 where it is known beforehand; else the pods of the gang find each other.
         attempt_nodes: pods of the gang, where this attempt has fewer than the stage's nodes.
         stall_timeout: seconds after which a process that does not move ends itself; 0: never.
+        address: this pod's; None outside of a cluster.
         local: whether artifacts go to a local folder (no cluster).
         workdir: scratch folder, made if absent.
     """
@@ -46,6 +47,7 @@ class PodEnvironment:
     workdir: Path
     attempt_nodes: int | None = None
     stall_timeout: int = 0
+    address: str | None = None
 
     @property
     def nodes(self) -> int:
@@ -85,9 +87,9 @@ def read_environment(env: Mapping[str, str]) -> PodEnvironment:
     if not (shape.min_nodes or shape.nodes) <= nodes <= shape.nodes:
         least = f"{shape.min_nodes} to " if shape.min_nodes else ""
         raise _invalid(Env.NODES, f"{nodes}, but the stage has {least}{shape.nodes} nodes")
-    coordinator = env.get(Env.COORDINATOR) or None
-    if nodes > 1 and coordinator is None:
-        raise _invalid(Env.COORDINATOR, f"unset, but the gang has {nodes} nodes")
+    address, coordinator = env.get(Env.POD_IP) or None, env.get(Env.COORDINATOR) or None
+    if nodes > 1 and address is None and coordinator is None:
+        raise _invalid(Env.POD_IP, f"unset, but the gang has {nodes} nodes")
     node_rank = _number(env, Env.NODE_RANK, None if nodes > 1 else 0)
     if node_rank >= nodes:
         raise _invalid(Env.NODE_RANK, f"{node_rank}, but the gang has {nodes} nodes")
@@ -97,6 +99,7 @@ def read_environment(env: Mapping[str, str]) -> PodEnvironment:
         attempt=_number(env, Env.ATTEMPT, 1),
         inputs=inputs,
         node_rank=node_rank,
+        address=address,
         coordinator=coordinator,
         local=bool(env.get(Env.STORE)),
         workdir=_workdir(env),

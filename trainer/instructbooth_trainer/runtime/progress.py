@@ -16,7 +16,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
 
-from instructbooth.contract import Stage
+from instructbooth.contract import GANG_HEADER, Stage
+from instructbooth.reconcile.names import gang_name
 from instructbooth.spec.status import Progress
 
 log = logging.getLogger(__name__)
@@ -24,11 +25,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RunLabels:
-    """Labels of every series."""
+    """Whose progress it is: the labels of every series, and the attempt."""
 
     namespace: str
     job: str
     stage: Stage
+    attempt: int = 1
+
+    @property
+    def gang(self) -> str:
+        """What rank 0 calls itself."""
+        return gang_name(self.job, self.namespace, self.stage, self.attempt)
 
 
 class ProgressReporter:
@@ -45,6 +52,7 @@ class ProgressReporter:
     ) -> None:
         self._labels = (labels.namespace, labels.job, labels.stage.value)
         self._stage = labels.stage
+        self._gang = labels.gang
         self._speak = speak
         self._now = now
         self._line_interval = line_interval
@@ -100,6 +108,7 @@ class ProgressReporter:
                     return
                 kind, body = content
                 self.send_response(200)
+                self.send_header(GANG_HEADER, reporter._gang)
                 self.send_header("Content-Type", kind)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()

@@ -100,7 +100,7 @@ def make_context(pod: PodEnvironment, stop: StopFlag, watchdog: Watchdog | None 
     """
     shape = pod.job.spec.stage(pod.stage)
     progress = ProgressReporter(
-        RunLabels(pod.job.namespace, pod.job.name, pod.stage),
+        RunLabels(pod.job.namespace, pod.job.name, pod.stage, pod.attempt),
         speak=os.environ.get("RANK", "0") == "0",
         on_beat=watchdog.beat if watchdog else lambda where: None,
     )
