@@ -2,8 +2,8 @@
 
 Pods of an Indexed Job are named and have as host name `<job name>-<index>`, which must be a DNS label: 63 characters.
 An InstructBoothJob may be called anything up to 253 characters, with dots; where its own name does not fit, it is cut
-and told apart by a hash. Names begin with a letter, as a Service's must, which jobs once had: what began under an earlier
-version must be found again.
+and told apart by a hash. Names begin with a letter, as a Service's must, which jobs once had: what began under an
+earlier version must be found again.
 """
 
 from __future__ import annotations

@@ -44,6 +44,11 @@ def _condition(obj: JsonObject, kind: str) -> JsonObject | None:
     return next((c for c in conditions if c["type"] == kind and c["status"] == "True"), None)
 
 
+DECISIVE = ("Complete", "FailureTarget", "Failed")
+"""Conditions of a child Job that say how it ended. FailureTarget comes as soon as one pod decided it, Failed when the
+last pod has gone."""
+
+
 @dataclass(frozen=True)
 class ChildFailure:
     """Why the Job controller gave a child up."""
@@ -93,7 +98,6 @@ class ChildJob:
     def from_object(cls, obj: JsonObject) -> ChildJob:
         """Read a batch/v1 Job that carries the contract's labels. Raises KeyError or ValueError if it does not."""
         meta, spec, status = obj["metadata"], obj["spec"], obj.get("status", {})
-        # FailureTarget comes first, as soon as one pod decided it; Failed only when the last pod has gone.
         failed = _condition(obj, "FailureTarget") or _condition(obj, "Failed")
         created = parse_time(meta["creationTimestamp"])
         assert created is not None

@@ -12,6 +12,7 @@ from sys import intern
 from typing import Any, NamedTuple
 
 from instructbooth.contract import KIND
+from instructbooth.reconcile.observed import DECISIVE
 
 JsonObject = dict[str, Any]
 
@@ -108,15 +109,20 @@ class Cache:
 
 
 def _substance(slim: JsonObject) -> tuple[Any, ...]:
-    """All of an object but its version: what a plan may depend on."""
+    """What of an object a plan may wait for. Of a child's pods: whether all of them are there, and how they ended."""
     meta = {field: value for field, value in slim["metadata"].items() if field != "resourceVersion"}
-    return meta, slim["spec"], slim["status"]
+    status = slim["status"]
+    if slim["kind"] == KIND:
+        return meta, slim["spec"], status
+    decided = [condition for condition in status.get("conditions") or () if condition["type"] in DECISIVE]
+    whole = status.get("ready", 0) + status.get("succeeded", 0) >= slim["spec"].get("parallelism", 1)
+    return meta, slim["spec"], decided, whole
 
 
 _META = ("name", "namespace", "uid", "resourceVersion", "generation", "labels", "ownerReferences")
 SHORT = 64
 _TIMES = ("creationTimestamp", "deletionTimestamp")
-# Not what the Job controller notes for itself at each pod that comes or goes: nobody need be woken for that.
+# Not what the Job controller notes for itself at each pod that comes or goes.
 _CHILD_STATUS = ("conditions", "active", "ready", "succeeded", "startTime")
 
 

@@ -42,7 +42,10 @@ class Hands:
         self._now = now
 
     async def act(self, job: JsonObject, action: Action) -> bool:
-        """Carry out one action; False if there was nothing left to do. Raises ApiError, Rejected, StillThere."""
+        """Carry out one action. Raises ApiError, Rejected, StillThere.
+
+        Returns whether it brought along what is known of a child: of that no watch will tell anybody.
+        """
         namespace = job["metadata"]["namespace"]
         match action:
             case Apply(manifest):
@@ -129,7 +132,7 @@ class Hands:
             raise Rejected(Rejection(manifest["kind"], name, reason, error.message, final=error.invalid)) from error
         if manifest["kind"] == "Job":
             self._note(created)
-        return True
+        return False  # of what has just been made there is no news
 
     async def _is_there(self, job: JsonObject, manifest: JsonObject) -> bool:
         """Whether the job has that child. Raises Rejected if the name is another's, StillThere if it soon is free."""

@@ -115,7 +115,7 @@ class ProgressPuller:
             await asyncio.sleep(min(self._seconds / 2, 1.0))
 
     async def _seek(self) -> None:
-        """Find out where some are whose address is not known; of one namespace, those that have waited longest first."""
+        """Find out where some are whose address is not known, of one namespace; those who have waited longest first."""
         now = asyncio.get_running_loop().time()
         lost = [(key, target) for key, target in self._targets.items() if target.address is None and target.due <= now]
         lost.sort(key=lambda pair: pair[1].due)

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 FIRST_RETRY_SECONDS = 0.5
 MAX_RETRY_SECONDS = 60.0
-SETTLE_SECONDS = 2.0  # after which a pass that changed a child is followed by another, if nothing wakes it before
+SETTLE_SECONDS = 2.0  # after which a pass that had news of a child is followed by another, if nothing wakes it before
 ASKS_PER_SECOND = 5.0  # of Kueue, however many jobs wait in queues
 TRIES_TO_TELL = 5  # passes that may fail for the sake of events, one after the other: 15 seconds
 
@@ -100,10 +100,10 @@ class Reconciler:
                 return 0.0
             if version(fresh) != version(job):
                 job, made = fresh, await self._plan(key, fresh, seen)
-        done = False
+        news = False
         try:
             for action in made.actions:
-                done |= await self._hands.act(job, action)
+                news |= await self._hands.act(job, action)
         except Rejected as refused:
             made = await self._plan(key, job, seen, refused.rejection)
         for event in made.events:
@@ -118,9 +118,9 @@ class Reconciler:
             self._written[key] = job["metadata"]["uid"]
             self._count(job, made.status)
         self._puller.watch(key, made.pull_from)
-        if not done:  # a status is only written if nobody has written since: its echo has nothing new
+        if not news:  # a status is only written if nobody has written since: its echo has nothing new
             return made.requeue_after
-        # The echo of a child's write wakes nobody, and what it may have shown beside is seen now.
+        # The echo of a child's write wakes nobody, and what it may have shown beside is seen soon.
         return SETTLE_SECONDS if made.requeue_after is None else min(made.requeue_after, SETTLE_SECONDS)
 
     def _hinges_on_truth(self, key: Key, job: JsonObject, made: Plan) -> bool:

@@ -15,6 +15,7 @@ from instructbooth.reconcile.observed import ChildJob, Evidence, Rejection, elap
 from instructbooth.spec.job import InstructBoothJobSpec
 
 GRACE = timedelta(seconds=10)  # what every pod needs to be scheduled, mounted and started
+FIRST_LOOK_SECONDS = GRACE.total_seconds() + 0.5
 _LOOK_AGAIN_SECONDS = (5.0, 25.0)  # what a kubelet says is in the status within 30 s, however long it took to come
 
 _CONFIG_ERRORS = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
@@ -53,7 +54,7 @@ def look_again_seconds(child: ChildJob, now: datetime) -> float:
     age = elapsed(child.released(now), now).total_seconds()
     shortest, longest = _LOOK_AGAIN_SECONDS
     if age < GRACE.total_seconds():
-        return GRACE.total_seconds() - age + 0.5
+        return FIRST_LOOK_SECONDS - age
     return min(max(age / 4, shortest), longest)
 
 

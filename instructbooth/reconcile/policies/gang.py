@@ -193,7 +193,9 @@ def _launch(scene: Scene, stage: StageStatus, attempt: int) -> Step:
     )
     # A stage that succeeded had it; whatever went wrong since, the second attempt looks whether it is still there.
     shared = () if scene.inputs and attempt == 1 else (snapshot(scene.job),)
-    return Step(started, tuple(Apply(manifest) for manifest in (*shared, child)), queued=waiting)
+    actions = tuple(Apply(manifest) for manifest in (*shared, child))
+    again = queued.FIRST_LOOK_SECONDS if waiting else blocked.FIRST_LOOK_SECONDS
+    return Step(started, actions, requeue_after=again, queued=waiting)
 
 
 def _watch(scene: Scene, stage: StageStatus, child: ChildJob, evidence: Evidence | None) -> Step:

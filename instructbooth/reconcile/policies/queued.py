@@ -17,7 +17,11 @@ NOT_SERVED = Waiting(
     "this cluster serves no Workloads of kueue.x-k8s.io/v1beta1, and nobody but Kueue lets a gang go that has a queue: "
     "install Kueue, or make the job again without runPolicy.queueName",
 )
-_LOOK_AGAIN_SECONDS = (2.0, 120.0)  # Kueue may say something else at any time, but the start is seen at once
+FIRST_LOOK_SECONDS = 2.0
+_LOOK_AGAIN_SECONDS = (
+    FIRST_LOOK_SECONDS,
+    120.0,
+)  # Kueue may say something else at any time, but the start is seen at once
 
 
 def look_again_seconds(child: ChildJob, now: datetime) -> float:

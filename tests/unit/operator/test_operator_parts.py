@@ -107,6 +107,42 @@ def test_only_what_is_new_wakes_anybody() -> None:
     assert known["metadata"]["resourceVersion"] == "14"
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "news"),
+    [
+        ({"active": 2}, {"active": 2, "startTime": "2026-11-24T10:00:00Z"}, False),
+        ({"active": 2}, {"active": 2, "ready": 1}, False),
+        ({"ready": 1}, {"ready": 2}, True),  # the gang is whole
+        ({"ready": 2}, {"ready": 1, "succeeded": 1}, False),
+        ({"ready": 2}, {"ready": 1}, True),  # it is whole no more
+        ({"ready": 2}, {"ready": 2, "conditions": [{"type": "SuccessCriteriaMet", "status": "True"}]}, False),
+        ({"ready": 2}, {"ready": 2, "conditions": [{"type": "Complete", "status": "True"}]}, True),
+        ({"ready": 2}, {"ready": 2, "conditions": [{"type": "FailureTarget", "status": "True"}]}, True),
+        ({"ready": 2}, {"ready": 2, "conditions": [{"type": "Failed", "status": "True"}]}, True),
+    ],
+)
+def test_of_a_gang_it_is_news_whether_it_is_whole_and_how_it_ended(
+    before: dict[str, Any], after: dict[str, Any], news: bool
+) -> None:
+    cache = Cache()
+    cache.put(child(1) | {"spec": {"parallelism": 2}, "status": before})
+    later = child(2) | {"spec": {"parallelism": 2}, "status": after}
+    assert cache.put(later) == (KEY if news else None)
+    known = cache.known(later)
+    assert known is not None
+    assert known["status"] == after, "whoever looks sees it all the same"
+
+
+@pytest.mark.parametrize("change", [{"parallelism": 3}, {"suspend": True}])
+def test_what_of_a_child_somebody_else_may_change_is_news(change: dict[str, Any]) -> None:
+    cache = Cache()
+    cache.put(child(1) | {"spec": {"parallelism": 2}})
+    assert cache.put(child(2) | {"spec": {"parallelism": 2, **change}}) == KEY
+    gone = child(3) | {"spec": {"parallelism": 2, **change}}
+    gone["metadata"]["deletionTimestamp"] = "2026-11-24T10:00:00Z"
+    assert cache.put(gone) == KEY
+
+
 def test_children_belong_to_one_life_of_a_job() -> None:
     cache = Cache()
     assert cache.put(child(1)) == KEY

@@ -324,10 +324,13 @@ def test_no_good_news_is_told_twice_when_an_earlier_process_s_write_comes_late(r
     assert [obj["reason"] for obj in rig.events()].count("Succeeded") == 1
 
 
-def test_a_pass_that_did_something_is_followed_by_another(rig: Rig) -> None:
-    """What its own answers brought along wakes nobody."""
-    assert rig.reconcile() == SETTLE_SECONDS
-    assert rig.reconcile() is not None, "it looks whether the pods start"
+def test_a_pass_that_had_news_is_followed_by_another(rig: Rig) -> None:
+    """What its own answers brought along wakes nobody. Of what it has just made there is no news."""
+    assert rig.reconcile() == 10.5, "it looks whether the pods start"
+    rig.replace()
+    rig.api.objects[IBJ.plural, "mascot"]["status"] = {}
+    rig.tell()
+    assert rig.reconcile() == SETTLE_SECONDS, "the gang was there, whatever has become of it"
     _ends(rig, P1, "Complete")
     rig.reconcile()
     _ends(rig, "mascot-reinforce-1", "Complete")
