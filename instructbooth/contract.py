@@ -104,7 +104,10 @@ class Port:
     METRICS = 9400  # rank 0: /metrics (Prometheus), /progress (JSON of spec.status.Progress), /healthz
 
 
-GANG_HEADER = "Instructbooth-Gang"  # in every answer of rank 0: `<namespace>/<child Job>`; addresses are given out anew
+# In every answer of rank 0, because addresses are given out anew: `<namespace>/<child Job>`, and whether it still waits
+# for others of its gang.
+GANG_HEADER = "Instructbooth-Gang"
+FORMING_HEADER = "Instructbooth-Gang-Forming"  # true or false
 
 
 PEER_LOST = "PeerLost"  # Outcome.reason of a process that fell because another one did: never the root cause

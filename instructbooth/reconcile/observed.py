@@ -280,7 +280,7 @@ class Silence:
     """For how long rank 0 has not moved, as the operator saw it.
 
     Attributes:
-        seconds: since its heartbeat was seen to change, or since it was first asked.
+        seconds: since its heartbeat was seen to change, or since it could first be asked.
         heard: whether it has ever answered.
         answers: whether it answered when it was asked last.
         heartbeat: what it said last, by its own clock.

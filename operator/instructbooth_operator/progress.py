@@ -1,8 +1,9 @@
 """Progress is pulled from rank 0 of each running gang. A pull that fails is no error: a pod may be busy or gone.
 
-Pulling has a task of its own: a worker that waits for a pod's answer would keep other jobs waiting. So has asking where
-rank 0 is: some dozens at a time, one list a second at most. Addresses are given out anew: whoever does not answer is
-looked for again, and another gang's answer is not taken for this one's (docs/decisions/0030-no-service.md).
+Pulling has a task of its own: a worker that waits for a pod's answer would keep other jobs waiting. So has asking the
+API server where rank 0 is, some dozens at a time. Addresses are given out anew: who does not answer is looked for
+again, and asked where it was known to be until then; another gang's answer is not taken for its own
+(docs/decisions/0030-no-service.md).
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ SLOWEST_SECONDS = 60.0  # between two pulls of a rank 0 that never answered; of 
 SLOWEST_HEARD_SECONDS = 15.0
 PULLS_AT_ONCE = 32
 SOUGHT_AT_ONCE = 50
+LISTS_PER_TURN, TURN_SECONDS = 3, 1.0
 ANSWER_LIMIT = 64 * 1024
 
 
@@ -42,11 +44,18 @@ class _Target:
     child: str
     moved: float  # loop time at which its heartbeat was seen to change
     address: str | None = None
+    lost: bool = True  # it did not answer there, or its address was never known
+    misses: int = 0
+    sought: float = 0.0  # loop time from which it may be looked for
     due: float = 0.0
     failures: int = 0
     heard: bool = False
     heartbeat: str | None = None
     latest: Progress | None = None
+
+
+class _SomebodyElse(ValueError):
+    """Another gang has that address by now."""
 
 
 class ProgressPuller:
@@ -96,70 +105,95 @@ class ProgressPuller:
         return {target.child: target.latest} if target and target.latest else {}
 
     def silence(self, key: Key) -> dict[str, Silence]:
-        """For how long rank 0 has not moved, by child name."""
+        """For how long rank 0 has not moved, by child name; nothing of one that could not be asked."""
         target = self._targets.get(key)
-        if target is None:
+        if target is None or target.address is None:
             return {}
         seconds = asyncio.get_running_loop().time() - target.moved
         return {target.child: Silence(seconds, target.heard, target.heard and not target.failures, target.heartbeat)}
 
     async def run(self) -> None:
         """Pull for ever."""
-        loop = asyncio.get_running_loop()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._pull_in_turn())
+            group.create_task(self._seek_in_turn())
+
+    async def _pull_in_turn(self) -> None:
+        clock = asyncio.get_running_loop().time
         while True:
-            await self._seek()
             known = [(key, target) for key, target in self._targets.items() if target.address]
-            due = [(key, target) for key, target in known if target.due <= loop.time()]
+            due = [(key, target) for key, target in known if target.due <= clock()]
             for start in range(0, len(due), PULLS_AT_ONCE):
                 await asyncio.gather(*(self._pull(key, target) for key, target in due[start : start + PULLS_AT_ONCE]))
             await asyncio.sleep(min(self._seconds / 2, 1.0))
 
-    async def _seek(self) -> None:
-        """Find out where some are whose address is not known, of one namespace; those who have waited longest first."""
+    async def _seek_in_turn(self) -> None:
+        while True:
+            for namespace, sought in self._lost()[:LISTS_PER_TURN]:
+                await self._seek(namespace, sought)
+            await asyncio.sleep(TURN_SECONDS)
+
+    def _lost(self) -> list[tuple[str, list[_Target]]]:
+        """Who is to be looked for with one list each; first those who were heard before, and have waited longest."""
         now = asyncio.get_running_loop().time()
-        lost = [(key, target) for key, target in self._targets.items() if target.address is None and target.due <= now]
-        lost.sort(key=lambda pair: pair[1].due)
-        sought = [pair for pair in lost if pair[0].namespace == lost[0][0].namespace][:SOUGHT_AT_ONCE]
-        if not sought:
-            return
-        namespace = sought[0][0].namespace
+        lost = [(key, target) for key, target in self._targets.items() if target.lost and target.sought <= now]
+        lost.sort(key=lambda pair: (not pair[1].heard, pair[1].sought))
+        batches: list[tuple[str, list[_Target]]] = []
+        filling: dict[str, list[_Target]] = {}
+        for key, target in lost:
+            if len(filling.get(key.namespace, ())) in (0, SOUGHT_AT_ONCE):
+                filling[key.namespace] = []
+                batches.append((key.namespace, filling[key.namespace]))
+            filling[key.namespace].append(target)
+        return batches
+
+    async def _seek(self, namespace: str, sought: list[_Target]) -> None:
         try:
-            found = await self._addresses(namespace, [target.child for _, target in sought])
+            found = await self._addresses(namespace, [target.child for target in sought])
         except Exception as error:  # logged and tried again, whatever it is
             expected = isinstance(error, ApiError)
             log.warning("%s: cannot look for rank 0s: %s", namespace, error, exc_info=None if expected else error)
             found = {}
-        for key, target in sought:
-            target.address = found.get(target.child)
-            if target.address is None:
-                self._failed(key, target, "its pod has no address")
+        now = asyncio.get_running_loop().time()
+        for target in sought:
+            address = found.get(target.child)
+            if address is None:
+                target.misses += 1
+                target.sought = now + self._wait(target, target.misses)
+                continue
+            target.lost, target.misses = False, 0
+            if address != target.address:
+                if target.address is None:
+                    target.moved = now  # until now it could not be asked
+                target.address, target.due = address, now
 
     async def _pull(self, key: Key, target: _Target) -> None:
-        assert target.address is not None
+        address, gang = str(target.address), f"{key.namespace}/{target.child}"
         try:
-            said = await self._ask(target.address, f"{key.namespace}/{target.child}")
+            said = await self._ask(address, gang)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            self._failed(key, target, f"{target.address}: {error}")
-            target.address = None
-        else:
-            PULLS.labels("ok").inc()
-            if said.heartbeat != target.heartbeat or not target.heard:
-                target.moved = asyncio.get_running_loop().time()
-            target.failures, target.heard, target.heartbeat = 0, True, said.heartbeat
-            news = merged(target.latest, said)
-            if news is not target.latest:
-                target.latest = news
-                self._changed(key)
-            target.due = asyncio.get_running_loop().time() + self._seconds
+            PULLS.labels("failed").inc()
+            log.debug("%s: no progress from %s: %s", gang, address, error)
+            target.failures += 1
+            target.due = asyncio.get_running_loop().time() + self._wait(target, target.failures)
+            target.lost = True
+            if isinstance(error, _SomebodyElse):
+                target.address = None
+            return
+        PULLS.labels("ok").inc()
+        now = asyncio.get_running_loop().time()
+        if said.heartbeat != target.heartbeat or not target.heard:
+            target.moved = now
+        target.failures, target.heard, target.heartbeat, target.due = 0, True, said.heartbeat, now + self._seconds
+        news = merged(target.latest, said)
+        if news is not target.latest:
+            target.latest = news
+            self._changed(key)
 
-    def _failed(self, key: Key, target: _Target, problem: str) -> None:
-        """Who does not answer is asked ever less often."""
-        PULLS.labels("failed").inc()
-        log.debug("%s/%s: no progress from %s: %s", *key, target.child, problem)
-        target.failures += 1
+    def _wait(self, target: _Target, failures: int) -> float:
+        """Seconds until the next try: who does not answer is asked ever less often."""
         slowest = max(self._seconds, SLOWEST_HEARD_SECONDS if target.heard else SLOWEST_SECONDS)
-        wait = min(self._seconds * 2 ** min(target.failures, 10), slowest)
-        target.due = asyncio.get_running_loop().time() + wait
+        return min(self._seconds * 2.0 ** min(failures, 10), slowest)
 
     async def _ask(self, address: str, gang: str) -> Progress:
         host = f"[{address}]" if ":" in address else address
@@ -167,7 +201,7 @@ class ProgressPuller:
             answer.raise_for_status()
             # Gangs that an earlier version began do not say who they are.
             if (who := answer.headers.get(GANG_HEADER, gang)) != gang:
-                raise ValueError(f"{who} answers there")
+                raise _SomebodyElse(f"{who} answers there")
             text = await answer.content.read(ANSWER_LIMIT)
         data = json.loads(text)
         if isinstance(data, dict) and isinstance(data.get("metrics"), dict):

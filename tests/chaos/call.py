@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import unquote
 
+from instructbooth.reconcile.observed import COMPLETION_INDEX
+
 READS = ("get", "list", "watch")
 _VERBS = {"POST": "create", "PUT": "replace", "PATCH": "patch", "DELETE": "delete"}
 
@@ -18,7 +20,8 @@ class Call:
     Attributes:
         verb: get, list, watch, create, apply, patch, replace, delete.
         resource: plural, with the subresource: `instructboothjobs/status`.
-        name: of the object; of an Event its reason, because its own name holds a hash; empty for a collection.
+        name: of the object; of an Event its reason, because its own name holds a hash; empty for a collection, but for
+            the pods of rank 0, which are listed at any time, to find out where they are.
     """
 
     verb: str
@@ -45,7 +48,8 @@ def parse(method: str, path: str, query: Mapping[str, str], content_type: str, b
     if method == "GET":
         if query.get("watch") in ("true", "1"):
             return Call("watch", resource)
-        return Call("get" if name else "list", resource, name)
+        whereabouts = plural == "pods" and f"{COMPLETION_INDEX}=0" in query.get("labelSelector", "")
+        return Call("get" if name else "list", resource, "rank 0" if whereabouts else name)
     if method == "POST":
         made = json.loads(body or b"{}")
         name = made.get("reason", "") if plural == "events" else made.get("metadata", {}).get("name", "")

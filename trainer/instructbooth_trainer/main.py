@@ -11,11 +11,9 @@ import signal
 import sys
 from types import FrameType
 
-from instructbooth.artifacts.errors import ArtifactError
 from instructbooth.contract import ExitCode, Outcome
 from instructbooth_trainer.runtime import outcome as outcomes
 from instructbooth_trainer.runtime.environment import SCRATCH_PREFIX, PodEnvironment, prepare_home, read_environment
-from instructbooth_trainer.runtime.errors import RunError
 
 
 def main() -> None:
@@ -34,7 +32,7 @@ def run() -> int:
         _end_when_asked(pod)
         prepare_home(pod.workdir)
         return _run(pod)
-    except (RunError, ArtifactError) as error:
+    except Exception as error:  # noqa: BLE001 - the border of the process: everything becomes a code and a word
         from instructbooth_trainer.runtime.exits import classify
 
         code, outcome = classify(error)

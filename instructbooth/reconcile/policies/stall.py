@@ -28,12 +28,13 @@ def seconds_left(policy: RunPolicy, stage: StageStatus, silence: Silence | None)
     """Seconds until a gang is to be ended if it stays silent (not positive: now); None if it is not judged.
 
     A rank 0 that was never heard in this attempt may be out of the operator's reach (a NetworkPolicy): it is not
-    judged. It watches itself all the same.
+    judged. It watches itself all the same. Where nothing is known of its silence (the operator has just begun, or
+    cannot find out where it is) the time has not begun.
     """
     limit = patience(policy)
-    if limit is None or silence is None or not (silence.heard or stage.progress):
+    if limit is None or not (stage.progress or (silence and silence.heard)):
         return None
-    return limit - silence.seconds
+    return limit - (silence.seconds if silence else 0.0)
 
 
 def hangs(evidence: Evidence) -> bool:

@@ -162,7 +162,7 @@ class Bench:
         return {obj["metadata"]["name"]: obj for obj in self.plane.request("GET", self._batch + selector)["items"]}
 
     def everything(self) -> list[str]:
-        """Jobs, pods, Services and ConfigMaps of the operator's."""
+        """Jobs, pods, ConfigMaps of the operator's."""
         found = list(self.children())
         for kind in ("pods", "configmaps"):
             for obj in self.plane.request("GET", f"{self._core}/{kind}")["items"]:

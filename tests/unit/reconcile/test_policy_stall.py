@@ -29,6 +29,7 @@ UNHEARD = StageStatus(name=Stage.PERSONALIZE, attempt=1)
         pytest.param(60, HEARD_BEFORE, Silence(121, False, False), -1, id="heard by an earlier operator"),
         pytest.param(0, UNHEARD, Silence(9999, True, True), None, id="off"),
         pytest.param(60, UNHEARD, None, None, id="nobody pulls"),
+        pytest.param(60, HEARD_BEFORE, None, 120, id="the operator has just begun, and comes back to it"),
     ],
 )
 def test_how_long_silence_is_borne(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import http.client
 import json
 import logging
 import urllib.error
@@ -11,8 +13,9 @@ from collections.abc import Iterator
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from instructbooth.contract import Stage
+from instructbooth.contract import FORMING_HEADER, GANG_HEADER, Stage
 from instructbooth.spec.status import Progress
+from instructbooth_trainer.runtime import progress
 from instructbooth_trainer.runtime.progress import ProgressReporter, RunLabels, format_seconds, metric_name
 
 LABELS = {"namespace": "team", "job": "rex", "stage": "reinforce"}
@@ -115,3 +118,35 @@ def test_durations_for_people(seconds: int, text: str) -> None:
 
 def test_names_prometheus_allows() -> None:
     assert metric_name("reward/clip-score") == "reward_clip_score"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_rank_0_answers_on_both_families_and_says_who_it_is(host: str) -> None:
+    made = ProgressReporter(RunLabels("team", "rex", Stage.REINFORCE, 3))
+    port = made.serve(0)
+
+    def said() -> tuple[str | None, str | None]:
+        connection = http.client.HTTPConnection(host, port, timeout=5)
+        connection.request("GET", "/healthz")
+        answer = connection.getresponse()
+        connection.close()
+        return answer.getheader(GANG_HEADER), answer.getheader(FORMING_HEADER)
+
+    assert said() == ("team/rex-reinforce-3", "true")
+    made.formed()
+    assert said() == ("team/rex-reinforce-3", "false")
+    made.close()
+
+
+def test_where_there_is_no_ipv6_it_answers_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(server: object) -> None:
+        raise OSError(errno.EADDRNOTAVAIL, "IPv6 is switched off")
+
+    monkeypatch.setattr(progress._AllAddresses, "server_bind", refuse)
+    made = ProgressReporter(RunLabels("team", "rex", Stage.REINFORCE))
+    port = made.serve(0)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    connection.request("GET", "/healthz")
+    assert connection.getresponse().status == 200
+    connection.close()
+    made.close()

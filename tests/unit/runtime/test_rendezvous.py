@@ -50,15 +50,16 @@ def listening() -> Iterator[int]:
 
 
 @pytest.fixture
-def rank0(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[RunLabels], None]]:
+def rank0(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[RunLabels], ProgressReporter]]:
     """Serves as the rank 0 of a gang at 127.0.0.1, in place of the one before."""
     serving: list[ProgressReporter] = []
 
-    def serve(labels: RunLabels) -> None:
+    def serve(labels: RunLabels) -> ProgressReporter:
         reporter = ProgressReporter(labels)
         port = reporter.serve(0, "127.0.0.1")
         serving.append(reporter)
         monkeypatch.setattr(rendezvous, "check", lambda address, gang: check(address, gang, port))
+        return reporter
 
     yield serve
     for reporter in serving:
@@ -73,7 +74,7 @@ def env(tmp_path: Path, port: int) -> dict[str, str]:
 
 
 def test_the_others_find_rank_0_by_what_it_wrote(
-    pod: PodEnvironment, listening: int, tmp_path: Path, rank0: Callable[[RunLabels], None]
+    pod: PodEnvironment, listening: int, tmp_path: Path, rank0: Callable[[RunLabels], ProgressReporter]
 ) -> None:
     store = LocalStore(tmp_path / "store", pod.job.spec.artifacts.bucket)
     rank0(LABELS)
@@ -88,7 +89,7 @@ def test_they_may_begin_before_it(
     pod: PodEnvironment,
     listening: int,
     tmp_path: Path,
-    rank0: Callable[[RunLabels], None],
+    rank0: Callable[[RunLabels], ProgressReporter],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(rendezvous, "AGAIN", 0.01)
@@ -111,7 +112,11 @@ def test_they_may_begin_before_it(
     ],
 )
 def test_an_address_that_is_another_gang_s_by_now_is_not_joined(
-    other: RunLabels, pod: PodEnvironment, listening: int, tmp_path: Path, rank0: Callable[[RunLabels], None]
+    other: RunLabels,
+    pod: PodEnvironment,
+    listening: int,
+    tmp_path: Path,
+    rank0: Callable[[RunLabels], ProgressReporter],
 ) -> None:
     """The attempt was suspended and goes on: its former rank 0 has left its address there."""
     meet(pod, env(tmp_path, listening))
@@ -119,6 +124,19 @@ def test_an_address_that_is_another_gang_s_by_now_is_not_joined(
     with pytest.raises(TransientError, match=f"at 127.0.0.1 it is {other.gang} that answers") as caught:
         meet(replace(pod, node_rank=1), env(tmp_path, listening), patience=0)
     assert caught.value.reason == "CoordinatorUnreachable"
+
+
+def test_a_gang_that_is_complete_is_a_former_one(
+    pod: PodEnvironment, listening: int, tmp_path: Path, rank0: Callable[[RunLabels], ProgressReporter]
+) -> None:
+    """The attempt was suspended and goes on while its former pods still save."""
+    meet(pod, env(tmp_path, listening))
+    former = rank0(LABELS)
+    former.formed()
+    with pytest.raises(TransientError, match="is complete: it is a former one"):
+        meet(replace(pod, node_rank=1), env(tmp_path, listening), patience=0)
+    rank0(LABELS)
+    assert meet(replace(pod, node_rank=1), env(tmp_path, listening), patience=0) == "127.0.0.1"
 
 
 def test_what_answers_and_is_no_rank_0_is_not_joined(listening: int) -> None:
@@ -141,7 +159,9 @@ def test_what_answers_and_is_no_rank_0_is_not_joined(listening: int) -> None:
     thread.join()
 
 
-def test_what_is_missing_is_said(pod: PodEnvironment, tmp_path: Path, rank0: Callable[[RunLabels], None]) -> None:
+def test_what_is_missing_is_said(
+    pod: PodEnvironment, tmp_path: Path, rank0: Callable[[RunLabels], ProgressReporter]
+) -> None:
     other = replace(pod, node_rank=1)
     with pytest.raises(TransientError, match="within 0 s: it has not said where it is; see whether pod 0 runs"):
         meet(other, env(tmp_path, 9), patience=0)
@@ -173,9 +193,15 @@ def test_storage_that_is_away_is_waited_for_and_what_cannot_be_mended_is_raised(
         def get_bytes(self, key: str) -> bytes:
             raise self.error
 
+        def url(self, key: str) -> str:
+            return f"s3://b/{key}"
+
     broken = Broken()
     broken.error = EndpointUnreachable("nobody at minio:9000")
     with pytest.raises(NotYet, match="nobody at minio:9000"):
+        read(broken, "x")  # type: ignore[arg-type]
+    broken.error = ValueError("no JSON")
+    with pytest.raises(NotYet, match="s3://b/x holds no address"):
         read(broken, "x")  # type: ignore[arg-type]
     broken.error = BucketNotFound("no bucket")
     with pytest.raises(NotYet, match="no bucket"):  # rank 0 is about to make it

@@ -2,7 +2,8 @@
 
 Object storage is what every pod of a gang needs anyhow, so that no Service and no DNS name is needed beside it
 (docs/decisions/0030-no-service.md). What is read there may be old: an attempt that was suspended and goes on finds the
-address of its former rank 0, which may be another gang's by now. So whoever reads one first asks there who it is.
+address of its former rank 0, which may be another gang's by now, or still save its checkpoint. So whoever reads one
+first asks there who it is, and whether its gang still waits for somebody.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from instructbooth.artifacts.access import open_store
 from instructbooth.artifacts.errors import ArtifactError, BucketNotFound, ObjectMissing
 from instructbooth.artifacts.layout import RunLayout
 from instructbooth.artifacts.store import ObjectStore
-from instructbooth.contract import GANG_HEADER, Port
+from instructbooth.contract import FORMING_HEADER, GANG_HEADER, Port
 from instructbooth.reconcile.names import gang_name
 from instructbooth_trainer.runtime.environment import PodEnvironment
 from instructbooth_trainer.runtime.errors import TransientError
@@ -63,6 +64,8 @@ def read(store: ObjectStore, key: str, *, create_bucket: bool = False) -> str:
     """The address that rank 0 wrote. Raises NotYet, ArtifactError if waiting cannot help."""
     try:
         return str(json.loads(store.get_bytes(key))["address"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise NotYet(f"{store.url(key)} holds no address ({error!r})") from error
     except ObjectMissing:
         raise NotYet("it has not said where it is") from None
     except ArtifactError as error:
@@ -72,17 +75,19 @@ def read(store: ObjectStore, key: str, *, create_bucket: bool = False) -> str:
 
 
 def check(address: str, gang: str, port: int = Port.METRICS) -> None:
-    """Ask who is at that address. Raises NotYet if it is not rank 0 of this gang."""
+    """Ask who is at that address. Raises NotYet if it is not rank 0 of this gang, or waits for nobody any more."""
     connection = http.client.HTTPConnection(address, port, timeout=CONNECT)
     try:
         connection.request("GET", "/healthz")
-        who = connection.getresponse().getheader(GANG_HEADER)
+        answer = connection.getresponse()
     except (OSError, http.client.HTTPException) as error:
         raise NotYet(f"{address}, port {port}, does not answer ({error})") from error
     finally:
         connection.close()
-    if who != gang:
+    if (who := answer.getheader(GANG_HEADER)) != gang:
         raise NotYet(f"at {address} it is {who or 'something else'} that answers")
+    if answer.getheader(FORMING_HEADER) != "true":
+        raise NotYet(f"the gang of {address} is complete: it is a former one, whose pods have not gone yet")
 
 
 def knock(host: str, port: int) -> None:
