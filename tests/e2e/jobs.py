@@ -43,7 +43,7 @@ def submit(manifest: lab.Object, *, namespace: str) -> str:
 
 
 def children(name: str, *, namespace: str) -> list[str]:
-    """Every object in the namespace that belongs to the job: Jobs, pods, Services, ConfigMaps."""
+    """Every object in the namespace that belongs to the job: Jobs, pods, ConfigMaps."""
     found = []
     for kind in ("jobs", "pods", "configmaps"):
         items = lab.get(kind, namespace=namespace, selector=f"instructbooth.io/job={name}")
