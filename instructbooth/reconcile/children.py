@@ -22,8 +22,16 @@ def snapshot(job: ResolvedJob) -> dict[str, Any]:
         "kind": "ConfigMap",
         "metadata": _metadata(job, snapshot_name(job.name)),
         "immutable": True,
-        "data": {Path.CONFIG_KEY: json.dumps(job.to_wire(), indent=1, sort_keys=True)},
+        "data": {Path.CONFIG_KEY: _in_lines(job.to_wire(), depth=2)},
     }
+
+
+def _in_lines(value: Any, depth: int) -> str:
+    """JSON for people: a line for each part of the spec. With `indent` Python writes it ten times slower."""
+    if not depth or not isinstance(value, dict):
+        return json.dumps(value, sort_keys=True)
+    lines = (f"{json.dumps(key)}: {_in_lines(item, depth - 1)}" for key, item in sorted(value.items()))
+    return "{\n" + ",\n".join(lines) + "\n}"
 
 
 def child_job(

@@ -6,7 +6,7 @@ is the job's own status. Carried out again and again on a world that obeys, it c
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -42,8 +42,19 @@ PHASES = {
 }
 
 
-def plan(job: Mapping[str, Any], observed: Observed, defaults: TrainerDefaults) -> Plan:
+def plan(
+    job: Mapping[str, Any],
+    observed: Observed,
+    defaults: TrainerDefaults,
+    read: Callable[[Mapping[str, Any]], tuple[ResolvedJob, list[str]]] = skew.read,
+) -> Plan:
     """What to do about `job`, an InstructBoothJob as the API server returns it.
+
+    Args:
+        job: with metadata, spec and status.
+        observed: the rest of the world.
+        defaults: what the operator was installed with.
+        read: skew.read, or what says the same at less cost.
 
     Raises pydantic.ValidationError if the status is not one that this version understands.
     """
@@ -54,7 +65,7 @@ def plan(job: Mapping[str, Any], observed: Observed, defaults: TrainerDefaults) 
         return _finished(job, old, observed)
     begun = old.start_time is not None or bool(observed.children)
     try:
-        resolved, unknown = skew.read(job)
+        resolved, unknown = read(job)
         mistakes = invalid_spec.conflicts(resolved.spec)
     except ValidationError as error:
         mistakes = invalid_spec.validation_messages(error)

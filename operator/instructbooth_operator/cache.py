@@ -77,7 +77,10 @@ class Cache:
         known = table.get(name)
         if known is not None and version(obj) < version(known):
             return None
-        table[name] = slim = _slim(obj)
+        # The echo of an own write. A job of the same version may have other defaults: those of another definition.
+        if known is not None and obj["kind"] != KIND and version(obj) == version(known):
+            return None
+        table[name] = slim = _slim(obj, known or {})
         return key if known is None or _substance(known) != _substance(slim) else None
 
     def remove(self, obj: JsonObject) -> Key | None:
@@ -126,8 +129,12 @@ _TIMES = ("creationTimestamp", "deletionTimestamp")
 _CHILD_STATUS = ("conditions", "active", "ready", "succeeded", "startTime")
 
 
-def _slim(obj: JsonObject) -> JsonObject:
-    """What is needed of an object: without managedFields, annotations and, of a child, its pod template."""
+def _slim(obj: JsonObject, known: JsonObject) -> JsonObject:
+    """What is needed of an object: without managedFields, annotations and, of a child, its pod template.
+
+    Args:
+        known: what was kept of it before.
+    """
     meta = {field: obj["metadata"][field] for field in (*_META, *_TIMES) if field in obj["metadata"]}
     spec, status = obj.get("spec", {}), obj.get("status") or {}
     if obj["kind"] == KIND:
@@ -135,14 +142,20 @@ def _slim(obj: JsonObject) -> JsonObject:
     else:
         spec = {field: spec[field] for field in ("parallelism", "suspend") if field in spec}
         status = {field: status[field] for field in _CHILD_STATUS if field in status}
-    slim: JsonObject = _shared({"kind": obj["kind"], "metadata": meta, "spec": spec, "status": status})
+    slim: JsonObject = _shared({"kind": obj["kind"], "metadata": meta, "spec": spec, "status": status}, known)
     return slim
 
 
-def _shared(value: Any) -> Any:
-    """A copy whose keys and short texts are one object each, however many jobs hold them: two fifths of the memory."""
+def _shared(value: Any, known: Any = None) -> Any:
+    """A copy whose keys and short texts are one object each, however many jobs hold them: two fifths of the memory.
+
+    Where nothing has changed, what is `known` is taken: most of an object is the same from one version to the next.
+    """
     if isinstance(value, dict):
-        return {intern(key): _shared(item) for key, item in value.items()}
+        if value == known:
+            return known
+        before = known if isinstance(known, dict) else {}
+        return {intern(key): _shared(item, before.get(key)) for key, item in value.items()}
     if isinstance(value, list):
-        return [_shared(item) for item in value]
+        return known if value == known else [_shared(item) for item in value]
     return intern(value) if isinstance(value, str) and len(value) < SHORT else value

@@ -19,6 +19,7 @@ from instructbooth_operator.lookout import Lookout
 from instructbooth_operator.metrics import QUEUE, RECONCILE_SECONDS, RECONCILES, RESTARTS
 from instructbooth_operator.observe import Observer
 from instructbooth_operator.progress import ProgressPuller
+from instructbooth_operator.specs import Specs
 from instructbooth_operator.turns import Turns
 from instructbooth_operator.workqueue import WorkQueue
 
@@ -54,6 +55,7 @@ class Reconciler:
         self._failures: dict[Key, int] = {}
         self._lookout = lookout
         self._asks = Turns[Key](ASKS_PER_SECOND)
+        self._specs = Specs()
         self._untold: Counter[Key] = Counter()
         self._written: dict[Key, str] = {}  # uid of the jobs whose status this process has written
 
@@ -160,7 +162,7 @@ class Reconciler:
         """
         observed = await self._observer.observe(job, self._puller.latest(key), self._puller.silence(key), rejection)
         while True:
-            made = plan(job, observed, self._defaults)
+            made = plan(job, observed, self._defaults, self._specs.read)
             if look := made.look_at:
                 if look.haste is Haste.NOW:
                     evidence = await self._observer.evidence(key.namespace, look.child)

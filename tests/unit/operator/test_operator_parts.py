@@ -278,3 +278,28 @@ def test_a_turn_that_has_come_is_taken() -> None:
         assert turns.wait("a") == 0.0
 
     asyncio.run(scenario())
+
+
+def test_what_has_not_changed_of_an_object_is_kept_once() -> None:
+    cache = Cache()
+    first = child(1) | {"spec": {"parallelism": 2}, "status": {"ready": 1, "conditions": [{"type": "A" * 99}]}}
+    cache.put(first)
+    before = cache.known(first)
+    assert before is not None
+    cache.put(child(2) | {"spec": {"parallelism": 2}, "status": {"ready": 2, "conditions": [{"type": "A" * 99}]}})
+    after = cache.known(first)
+    assert after is not None
+    assert after["status"] == {"ready": 2, "conditions": [{"type": "A" * 99}]}
+    assert after["status"]["conditions"] is before["status"]["conditions"]
+    assert after["metadata"]["ownerReferences"] is before["metadata"]["ownerReferences"]
+    assert before["status"]["ready"] == 1, "what was handed out is not changed"
+
+
+def test_a_job_of_the_same_version_may_have_other_defaults() -> None:
+    """Those of another definition, which changes no object."""
+    cache = Cache()
+    cache.put(ibj(10) | {"spec": {"a": 1}})
+    assert cache.put(ibj(10) | {"spec": {"a": 1, "b": 2}}) == KEY
+    known = cache.job(KEY)
+    assert known is not None
+    assert known["spec"] == {"a": 1, "b": 2}

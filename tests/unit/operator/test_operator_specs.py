@@ -1,0 +1,65 @@
+"""Specs that are read once."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from instructbooth.reconcile.policies import skew
+from instructbooth_operator.specs import Specs
+from tests.unit.reconcile.world import job_object
+
+
+def job(uid: str, **spec: Any) -> dict[str, Any]:
+    made = deepcopy(job_object())
+    made["metadata"]["uid"] = uid
+    made["spec"] |= spec
+    return made
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The uids of the jobs that were really read."""
+    found: list[str] = []
+
+    def read(obj: Any) -> Any:
+        found.append(obj["metadata"]["uid"])
+        return skew_read(obj)
+
+    skew_read = skew.read
+    monkeypatch.setattr(skew, "read", read)
+    return found
+
+
+def test_a_spec_is_read_once_and_again_when_it_changes(reads: list[str]) -> None:
+    read = Specs().read
+    assert read(job("a")) == read(job("a")) == skew.read(job("a"))
+    assert reads == ["a", "a"], "once by itself, once by this test"
+    reads.clear()
+    assert read(job("a", runPolicy={"backoffLimit": 9}))[0].spec.run_policy.backoff_limit == 9
+    assert read(job("a"))[0].spec.run_policy.backoff_limit != 9
+    assert reads == ["a", "a"]
+
+
+def test_what_is_the_same_of_another_job_is_not_taken_for_its_own(reads: list[str]) -> None:
+    read = Specs().read
+    assert [read(job(uid))[0].uid for uid in ("a", "b")] == ["a", "b"]
+    assert reads == ["a", "b"]
+
+
+def test_those_that_were_asked_for_last_are_kept(reads: list[str]) -> None:
+    read = Specs(most=2).read
+    for uid in ("a", "b", "a", "c", "a", "b"):
+        read(job(uid))
+    assert reads == ["a", "b", "c", "b"]
+
+
+def test_a_mistake_is_told_each_time() -> None:
+    read = Specs().read
+    for _ in range(2):
+        with pytest.raises(ValidationError):
+            read(job("a", runPolicy={"backoffLimit": -1}))
+    assert read(job("a", news=1))[1] == ["spec.news"]
