@@ -15,7 +15,7 @@ def parse_outcome(message: str) -> Outcome | None:
     """
     try:
         data = json.loads(message)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(data, dict) or not isinstance(data.get("reason"), str):
         return None
@@ -32,8 +32,16 @@ def parse_outcome(message: str) -> Outcome | None:
 
 def finite(metrics: dict[str, object]) -> dict[str, float]:
     """The metrics that are finite numbers: JSON, and so the API server, knows neither NaN nor infinity."""
-    return {
-        str(name): float(value)
+    numbers = {
+        str(name): _as_float(value)
         for name, value in metrics.items()
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if isinstance(value, int | float) and not isinstance(value, bool)
     }
+    return {name: value for name, value in numbers.items() if math.isfinite(value)}
+
+
+def _as_float(value: float) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # an integer of hundreds of digits
+        return math.inf

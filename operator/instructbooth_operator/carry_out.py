@@ -130,9 +130,11 @@ class Hands:
             reason = error.reason if error.reason != "Error" else "Rejected"
             name = manifest["metadata"]["name"]
             raise Rejected(Rejection(manifest["kind"], name, reason, error.message, final=error.invalid)) from error
-        if manifest["kind"] == "Job":
-            self._note(created)
-        return False  # of what has just been made there is no news
+        if manifest["kind"] != "Job":
+            return False
+        self._note(created)
+        # Of what has just been made there is no news, unless somebody's admission has held it back.
+        return bool(created["spec"].get("suspend", False) != manifest["spec"].get("suspend", False))
 
     async def _is_there(self, job: JsonObject, manifest: JsonObject) -> bool:
         """Whether the job has that child. Raises Rejected if the name is another's, StillThere if it soon is free."""

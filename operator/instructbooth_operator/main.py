@@ -83,7 +83,7 @@ async def run(settings: Settings, now: Callable[[], datetime] = utc_now) -> None
             lookout=lookout,
             defaults=settings.trainer,
         )
-        registry = registry_for(cache, queue, freshness)
+        registry = registry_for(cache, queue, freshness, lookout.awaits)
         watching = watch(registry, settings.namespaces, lambda: _stop_on_signals(stop))
         await first_of(
             tenure,

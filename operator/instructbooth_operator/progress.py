@@ -36,7 +36,8 @@ SLOWEST_HEARD_SECONDS = 15.0
 PULLS_AT_ONCE = 32
 SOUGHT_AT_ONCE = 50
 LISTS_PER_TURN, TURN_SECONDS = 3, 1.0
-ANSWER_LIMIT = 64 * 1024
+ANSWER_LIMIT = 64 * 1024  # bytes
+LARGEST = 2**53  # of a count: what JSON's readers agree on
 
 
 @dataclass
@@ -171,9 +172,12 @@ class ProgressPuller:
         address, gang = str(target.address), f"{key.namespace}/{target.child}"
         try:
             said = await self._ask(address, gang)
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            news = merged(target.latest, said)
+        except Exception as error:  # noqa: BLE001 - whatever an image of somebody's own may answer
             PULLS.labels("failed").inc()
-            log.debug("%s: no progress from %s: %s", gang, address, error)
+            log.debug("%s: no progress from %s: %r", gang, address, error)
+            if target.address != address:  # found elsewhere meanwhile
+                return
             target.failures += 1
             target.due = asyncio.get_running_loop().time() + self._wait(target, target.failures)
             target.lost = True
@@ -185,7 +189,6 @@ class ProgressPuller:
         if said.heartbeat != target.heartbeat or not target.heard:
             target.moved = now
         target.failures, target.heard, target.heartbeat, target.due = 0, True, said.heartbeat, now + self._seconds
-        news = merged(target.latest, said)
         if news is not target.latest:
             target.latest = news
             self._changed(key)
@@ -207,6 +210,9 @@ class ProgressPuller:
         if isinstance(data, dict) and isinstance(data.get("metrics"), dict):
             data["metrics"] = finite(data["metrics"])
         try:
-            return Progress.model_validate(data)
+            said = Progress.model_validate(data)
         except ValidationError as error:
             raise ValueError(f"not a Progress: {error}") from error
+        if max(said.step, said.total, said.eta_seconds or 0) > LARGEST:
+            raise ValueError("not a Progress: a count is too large")
+        return said

@@ -91,7 +91,7 @@ class Reconciler:
             self._puller.watch(key, None)
             self._lookout.forget(key)
             self._asks.forget(key)
-            self._written.pop(key, None)
+            self._specs.forget(self._written.pop(key, ""))
             return None
         seen = self._lookout.take(key)
         made = await self._plan(key, job, seen)

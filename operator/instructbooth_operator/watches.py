@@ -10,14 +10,23 @@ from typing import Any
 import kopf
 
 from instructbooth.contract import GROUP, PLURAL, VERSION, Label
-from instructbooth_operator.cache import Cache, Key
+from instructbooth_operator.cache import Cache, Key, owner_of
 from instructbooth_operator.freshness import Freshness
 from instructbooth_operator.resync import SELECTOR
 from instructbooth_operator.workqueue import WorkQueue
 
 
-def registry_for(cache: Cache, queue: WorkQueue[Key], freshness: Freshness) -> kopf.OperatorRegistry:
-    """The handlers: put what was seen into the cache, and the job that it concerns into the queue."""
+def registry_for(
+    cache: Cache, queue: WorkQueue[Key], freshness: Freshness, awaits: Callable[[Key], bool]
+) -> kopf.OperatorRegistry:
+    """The handlers: put what was seen into the cache, and the job that it concerns into the queue.
+
+    Args:
+        cache: what is known.
+        queue: jobs to work on.
+        freshness: is told of what was seen.
+        awaits: whether a job waits to be looked at. Whatever happens to its gang may make that more urgent.
+    """
     registry = kopf.OperatorRegistry()
 
     @kopf.on.login(registry=registry)  # type: ignore[untyped-decorator]
@@ -29,11 +38,19 @@ def registry_for(cache: Cache, queue: WorkQueue[Key], freshness: Freshness) -> k
     async def seen(event: dict[str, Any], **_: Any) -> None:
         obj, gone = event["object"], event["type"] == "DELETED"
         freshness.seen(obj, gone)
-        key = cache.remove(obj) if gone else cache.put(obj)
-        if key is not None:
+        if key := take_in(cache, obj, gone, awaits):
             queue.add(key)
 
     return registry
+
+
+def take_in(cache: Cache, obj: dict[str, Any], gone: bool, awaits: Callable[[Key], bool]) -> Key | None:
+    """Put what was seen into the cache; returns the job to work on for it, if any."""
+    key = cache.remove(obj) if gone else cache.put(obj)
+    owner = owner_of(obj)
+    if key is None and owner is not None and awaits(owner[0]):
+        return owner[0]
+    return key
 
 
 class Unremembered(kopf.DiffBaseStorage, kopf.ProgressStorage):  # type: ignore[misc]

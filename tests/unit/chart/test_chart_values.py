@@ -40,7 +40,9 @@ def test_schema_lists_every_value_and_nothing_else():
             return  # a map: its keys are the user's
         assert set(values) - set(known["properties"]) == set(), path
         # `global` is Helm's own; what only exists inside resources is Kubernetes'.
-        missing = set(known["properties"]) - set(values) - {"global", "claims", "requests"}
+        gone = {name for name, said in known["properties"].items() if said.get("deprecated")}
+        assert gone & set(values) == set(), path
+        missing = set(known["properties"]) - set(values) - gone - {"global", "claims", "requests"}
         assert missing == set(), path
         for key, value in values.items():
             if isinstance(value, dict):

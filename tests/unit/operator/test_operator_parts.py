@@ -13,6 +13,7 @@ from instructbooth_operator.api import RateLimit, proxy_of_environment
 from instructbooth_operator.cache import Cache, Key
 from instructbooth_operator.freshness import Freshness
 from instructbooth_operator.turns import Turns
+from instructbooth_operator.watches import take_in
 from instructbooth_operator.workqueue import WorkQueue
 
 KEY = Key("lab", "mascot")
@@ -303,3 +304,15 @@ def test_a_job_of_the_same_version_may_have_other_defaults() -> None:
     known = cache.job(KEY)
     assert known is not None
     assert known["spec"] == {"a": 1, "b": 2}
+
+
+def test_a_gang_that_waits_for_its_look_is_told_of_any_change() -> None:
+    """A pod of it that begins makes the look more urgent."""
+    cache, waits = Cache(), False
+    for number, ready, key in ((1, 0, KEY), (2, 1, None), (3, 0, None), (4, 1, KEY)):
+        waits = number == 4
+        seen = child(number) | {"spec": {"parallelism": 2}, "status": {"ready": ready}}
+        assert take_in(cache, seen, False, lambda _: waits) == key  # noqa: B023
+    assert take_in(cache, ibj(9), False, lambda _: False) == KEY
+    assert take_in(cache, ibj(9), False, lambda _: True) is None, "a job's echo is nobody's news"
+    assert take_in(cache, child(5), True, lambda _: False) == KEY

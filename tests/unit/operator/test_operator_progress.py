@@ -11,6 +11,7 @@ from aiohttp import web
 
 from instructbooth.contract import GANG_HEADER
 from instructbooth.spec.status import Progress
+from instructbooth_operator import progress
 from instructbooth_operator.cache import Key
 from instructbooth_operator.errors import ApiError
 from instructbooth_operator.progress import ProgressPuller
@@ -123,12 +124,12 @@ def test_one_that_was_heard_is_asked_often_enough_to_be_judged(clock: Clock, hea
 async def serve(who: str | None) -> tuple[web.AppRunner, int]:
     """A rank 0 that calls itself so; its port."""
 
-    async def progress(request: web.Request) -> web.Response:
+    async def say(request: web.Request) -> web.Response:
         body = Progress(step=7, total=9, unit="epoch").to_wire()
         return web.json_response(body, headers={} if who is None else {GANG_HEADER: who})
 
     app = web.Application()
-    app.router.add_get("/progress", progress)
+    app.router.add_get("/progress", say)
     runner = web.AppRunner(app)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -225,33 +226,99 @@ def test_those_who_were_heard_and_have_waited_longest_are_looked_for_first() -> 
     assert {key.name for key, target in made._targets.items() if target.address is None} == {"a-3", "b-0", "b-1"}
 
 
-def test_a_list_that_does_not_come_back_keeps_nobody_from_being_asked() -> None:
-    heard = asyncio.Event()
-
-    async def addresses(namespace: str, children: list[str]) -> dict[str, str]:
-        if children == [CHILD]:
-            return {CHILD: "10.0.0.1"}
-        await asyncio.sleep(3600)
-        return {}
-
-    async def ask(address: str, gang: str) -> Progress:
-        made.watch(Key("lab", "other"), "other-personalize-1")
-        if len(pulls) > 3:
-            heard.set()
-        pulls.append(address)
-        return Progress()
-
-    pulls: list[str] = []
-    made = ProgressPuller("", 0.01, addresses, changed=lambda key: None)
-    made._ask = ask  # type: ignore[method-assign]
+def test_a_list_that_does_not_come_back_keeps_nobody_from_being_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "TURN_SECONDS", 0.01)
 
     async def run() -> None:
+        hangs, heard = asyncio.Event(), asyncio.Event()
+        pulls = 0
+
+        async def addresses(namespace: str, children: list[str]) -> dict[str, str]:
+            if children == [CHILD]:
+                return {CHILD: "10.0.0.1"}
+            hangs.set()
+            await asyncio.sleep(3600)
+            return {}
+
+        async def ask(address: str, gang: str) -> Progress:
+            nonlocal pulls
+            pulls += hangs.is_set()
+            if pulls > 3:
+                heard.set()
+            return Progress()
+
+        made = ProgressPuller("", 0.01, addresses, changed=lambda key: None)
+        made._ask = ask  # type: ignore[method-assign]
         made.watch(KEY, CHILD)
         running = asyncio.create_task(made.run())
+        await asyncio.sleep(0.05)
+        made.watch(Key("lab", "other"), "other-personalize-1")
         await asyncio.wait_for(heard.wait(), 30)
         running.cancel()
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"metrics": {"loss": 1' + "0" * 400 + "}}",
+        '{"etaSeconds": 1' + "0" * 400 + "}",
+        '{"step": 1' + "0" * 60 + "}",
+        "[" * 60_000,
+        "null",
+        '{"step": -1}',
+        "\x00",
+    ],
+)
+def test_no_answer_whatever_it_is_ends_the_pulling(body: str) -> None:
+    """Images are people's own."""
+
+    async def answer(request: web.Request) -> web.Response:
+        return web.Response(text=body, content_type="application/json")
+
+    async def run() -> tuple[int, dict[str, float]]:
+        app = web.Application()
+        app.router.add_get("/progress", answer)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        url = f"http://{{host}}:{runner.addresses[0][1]}/progress"
+        async with ProgressPuller(url, 5, at("127.0.0.1"), changed=lambda key: None) as made:
+            made.watch(KEY, CHILD)
+            await seek(made)
+            for _ in range(2):
+                await made._pull(KEY, made._targets[KEY])
+        await runner.cleanup()
+        latest = made.latest(KEY).get(CHILD)
+        return made._targets[KEY].failures, latest.metrics if latest else {}
+
+    failures, metrics = asyncio.run(run())
+    assert metrics == {}
+    assert failures == (0 if "metrics" in body else 2)
+
+
+def test_a_pull_that_fails_late_says_nothing_of_the_address_found_meanwhile(clock: Clock) -> None:
+    made = puller([])
+
+    async def ask(address: str, gang: str) -> Progress:
+        where[CHILD] = "10.0.0.2"
+        target.lost = True
+        await seek(made)
+        raise progress._SomebodyElse("it was another's")
+
+    where = {CHILD: "10.0.0.1"}
+
+    async def addresses(namespace: str, children: list[str]) -> dict[str, str]:
+        return where
+
+    made._addresses = addresses
+    target = made._targets[KEY]
+    asyncio.new_event_loop().run_until_complete(seek(made))
+    made._ask = ask  # type: ignore[method-assign]
+    pull(made)
+    assert (target.address, target.lost, target.failures) == ("10.0.0.2", False, 0)
+    assert target.due <= clock.now
 
 
 def test_an_address_of_the_sixth_version_is_written_as_in_a_url() -> None:

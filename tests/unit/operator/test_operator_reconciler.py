@@ -560,3 +560,16 @@ def test_rank_0_is_where_its_pod_is_that_runs(rig: Rig, monkeypatch: pytest.Monk
     put("newest", "0", "")
     assert rig.run(observer.addresses("lab", [P1, P2])) == {P1: "10.0.0.4"}
     assert selectors == [f"{JOB_NAME} in ({P1},{P2}),{COMPLETION_INDEX}=0"] * 2
+
+
+def test_a_gang_that_admission_holds_back_is_looked_at_soon(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    create = rig.api.create
+
+    async def held_back(resource: Any, manifest: dict[str, Any]) -> dict[str, Any]:
+        if resource is JOBS:
+            manifest = deepcopy(manifest)
+            manifest["spec"]["suspend"] = True
+        return await create(resource, manifest)
+
+    monkeypatch.setattr(rig.api, "create", held_back)
+    assert rig.reconcile() == SETTLE_SECONDS

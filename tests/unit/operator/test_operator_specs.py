@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from copy import deepcopy
 from typing import Any
 
@@ -51,10 +52,19 @@ def test_what_is_the_same_of_another_job_is_not_taken_for_its_own(reads: list[st
 
 
 def test_those_that_were_asked_for_last_are_kept(reads: list[str]) -> None:
-    read = Specs(most=2).read
+    size = len(json.dumps(job("a")["spec"]))
+    kept = Specs(most=2 * size)
     for uid in ("a", "b", "a", "c", "a", "b"):
-        read(job(uid))
+        kept.read(job(uid))
     assert reads == ["a", "b", "c", "b"]
+    assert len(kept) == 2
+    long = job("long", personalization={"steps": 7}, podTemplate={"annotations": {"a": "x" * size}})
+    kept.read(long)
+    assert len(kept) == 0, "what is too large is not kept, and nothing beside it"
+    kept.read(job("a"))
+    kept.forget("a")
+    kept.forget("a")
+    assert (len(kept), kept._size) == (0, 0)
 
 
 def test_a_mistake_is_told_each_time() -> None:

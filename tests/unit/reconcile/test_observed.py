@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from instructbooth.contract import Stage
 from instructbooth.reconcile.observed import ChildJob, Pod, format_time, parse_time
 from instructbooth.reconcile.outcome import parse_outcome
@@ -104,3 +106,18 @@ def test_a_patch_says_only_what_differs() -> None:
     old = {"a": 1, "b": {"c": 2, "d": 3}, "e": [1], "f": 0}
     assert merge_patch(old, old) == {}
     assert merge_patch(old, {"a": 1, "b": {"c": 9}, "e": [1, 2]}) == {"b": {"c": 9, "d": None}, "e": [1, 2], "f": None}
+
+
+@pytest.mark.parametrize(
+    ("message", "metrics"),
+    [
+        ('{"reason": "Completed", "metrics": {"a": 1, "b": true, "c": "x", "d": NaN, "e": 1e999}}', {"a": 1.0}),
+        ('{"reason": "Completed", "metrics": {"a": 2, "b": 1' + "0" * 400 + "}}", {"a": 2.0}),
+        ("[" * 60_000, None),
+        ('{"reason": 7}', None),
+        ("Traceback (most recent call last):", None),
+    ],
+)
+def test_last_words_are_taken_as_far_as_they_can_be(message: str, metrics: dict[str, float] | None) -> None:
+    outcome = parse_outcome(message)
+    assert (outcome.metrics if outcome else None) == metrics
