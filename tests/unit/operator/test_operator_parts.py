@@ -293,6 +293,7 @@ def test_what_has_not_changed_of_an_object_is_kept_once() -> None:
     assert after["status"] == {"ready": 2, "conditions": [{"type": "A" * 99}]}
     assert after["status"]["conditions"] is before["status"]["conditions"]
     assert after["metadata"]["ownerReferences"] is before["metadata"]["ownerReferences"]
+    assert after["spec"] is before["spec"]
     assert before["status"]["ready"] == 1, "what was handed out is not changed"
 
 

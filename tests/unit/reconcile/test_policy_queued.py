@@ -138,6 +138,13 @@ def test_kueue_is_asked_ever_less_often(age: float, again: float) -> None:
     assert made.ask_kueue == (P1, world.children[P1].uid)
 
 
+def test_kueue_is_asked_soon_after_a_gang_was_made() -> None:
+    """Nobody is woken for what was just made."""
+    made = World(job_object(runPolicy={"queueName": "team"})).plan()
+    assert made.requeue_after == 2
+    assert World(job_object()).plan().requeue_after == 10.5, "and without a queue it is looked whether it starts"
+
+
 def test_a_queued_gang_waits_and_says_what_kueue_says() -> None:
     world = started(activeDeadlineSeconds=60)
     child = world.children[P1]

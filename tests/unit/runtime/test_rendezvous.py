@@ -186,6 +186,20 @@ def test_a_gang_of_one_pod_needs_no_storage_for_it(pod: PodEnvironment) -> None:
     assert meet(replace(pod, attempt_nodes=1, address=None), {}) == "localhost"
 
 
+def test_pod_0_makes_the_bucket_where_the_job_wants_it_made(
+    pod: PodEnvironment, tmp_path: Path, make_job: Callable[..., ResolvedJob]
+) -> None:
+    elsewhere = {Env.STORE: str(tmp_path / "elsewhere")}
+    with pytest.raises(BucketNotFound):
+        meet(pod, elsewhere)
+    artifacts = pod.job.spec.artifacts.model_copy(update={"create_bucket": True})
+    spec = pod.job.spec.model_copy(update={"artifacts": artifacts})
+    made = replace(pod, job=pod.job.model_copy(update={"spec": spec}))
+    assert meet(made, elsewhere) == "localhost"
+    key = RunLayout.of(pod.job).rendezvous(Stage.REINFORCE, 2)
+    assert LocalStore(tmp_path / "elsewhere", artifacts.bucket).get_bytes(key)
+
+
 def test_storage_that_is_away_is_waited_for_and_what_cannot_be_mended_is_raised() -> None:
     class Broken:
         error: Exception
