@@ -63,6 +63,9 @@ class Reconciler:
         """Work on whatever comes, for ever. Nothing that goes wrong with one job ends it."""
         clock = asyncio.get_running_loop().time
         while True:
+            # Neither a queue that is not empty nor a pass that finds nothing to do waits for anything: without this a
+            # worker would go through thousands of jobs while nobody renews the Lease.
+            await asyncio.sleep(0)
             key = await self._queue.get()
             QUEUE.set(len(self._queue))
             started = clock()

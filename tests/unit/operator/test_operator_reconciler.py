@@ -573,3 +573,21 @@ def test_a_gang_that_admission_holds_back_is_looked_at_soon(rig: Rig, monkeypatc
 
     monkeypatch.setattr(rig.api, "create", held_back)
     assert rig.reconcile() == SETTLE_SECONDS
+
+
+def test_workers_let_others_live_however_many_jobs_there_are_to_look_at(rig: Rig) -> None:
+    """A pass that finds nothing to do waits for nothing: thousands of them must not keep the Lease from renewal."""
+    keys = [Key("lab", f"gone-{number}") for number in range(500)]
+
+    async def scenario() -> int:
+        turns = 0
+        for key in keys:
+            rig.queue.add(key)
+        worker = asyncio.create_task(rig.reconciler.work())
+        while len(rig.queue) or not turns:
+            turns += 1
+            await asyncio.sleep(0)
+        worker.cancel()
+        return turns
+
+    assert rig.run(scenario()) >= len(keys)
