@@ -42,6 +42,6 @@ def snapshot_name(job: str) -> str:
     return f"{base_name(job)}-spec"
 
 
-def gang_name(job: str, namespace: str, stage: Stage, attempt: int) -> str:
-    """What rank 0 calls itself (contract.GANG_HEADER)."""
-    return f"{namespace}/{child_name(job, stage, attempt)}"
+def gang_name(namespace: str, child: str) -> str:
+    """What rank 0 of a child Job calls itself, and is asked for (contract.GANG_HEADER)."""
+    return f"{namespace}/{child}"

@@ -20,6 +20,7 @@ import aiohttp
 from pydantic import ValidationError
 
 from instructbooth.contract import GANG_HEADER
+from instructbooth.reconcile.names import gang_name
 from instructbooth.reconcile.observed import Silence
 from instructbooth.reconcile.outcome import finite
 from instructbooth.reconcile.policies.visible import merged
@@ -169,7 +170,7 @@ class ProgressPuller:
                 target.address, target.due = address, now
 
     async def _pull(self, key: Key, target: _Target) -> None:
-        address, gang = str(target.address), f"{key.namespace}/{target.child}"
+        address, gang = str(target.address), gang_name(key.namespace, target.child)
         try:
             said = await self._ask(address, gang)
             news = merged(target.latest, said)

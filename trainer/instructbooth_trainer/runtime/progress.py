@@ -19,7 +19,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
 
 from instructbooth.contract import FORMING_HEADER, GANG_HEADER, Stage
-from instructbooth.reconcile.names import gang_name
+from instructbooth.reconcile.names import child_name, gang_name
 from instructbooth.spec.status import Progress
 
 log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ class RunLabels:
     @property
     def gang(self) -> str:
         """What rank 0 calls itself."""
-        return gang_name(self.job, self.namespace, self.stage, self.attempt)
+        return gang_name(self.namespace, child_name(self.job, self.stage, self.attempt))
 
 
 class ProgressReporter:

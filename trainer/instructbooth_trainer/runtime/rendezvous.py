@@ -20,7 +20,7 @@ from instructbooth.artifacts.errors import ArtifactError, BucketNotFound, Object
 from instructbooth.artifacts.layout import RunLayout
 from instructbooth.artifacts.store import ObjectStore
 from instructbooth.contract import FORMING_HEADER, GANG_HEADER, Port
-from instructbooth.reconcile.names import gang_name
+from instructbooth.reconcile.names import child_name, gang_name
 from instructbooth_trainer.runtime.environment import PodEnvironment
 from instructbooth_trainer.runtime.errors import TransientError
 
@@ -53,7 +53,7 @@ def meet(pod: PodEnvironment, env: Mapping[str, str], patience: float = PATIENCE
     def join() -> str:
         address = found or read(store, key, create_bucket=pod.job.spec.artifacts.create_bucket)
         if found is None:
-            check(address, gang_name(pod.job.name, pod.job.namespace, pod.stage, pod.attempt))
+            check(address, gang_name(pod.job.namespace, child_name(pod.job.name, pod.stage, pod.attempt)))
         knock(address, port)
         return address
 
