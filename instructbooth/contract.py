@@ -100,14 +100,11 @@ class PromptRole(StrEnum):
 class Port:
     """Ports of a trainer pod."""
 
-    COORDINATOR = 29500  # torch.distributed rendezvous on pod 0
+    COORDINATOR = 29500  # on pod 0: the gang gathers, then torch.distributed's rendezvous
     METRICS = 9400  # rank 0: /metrics (Prometheus), /progress (JSON of spec.status.Progress), /healthz
 
 
-# In every answer of rank 0, because addresses are given out anew: `<namespace>/<child Job>`, and whether it still waits
-# for others of its gang.
-GANG_HEADER = "Instructbooth-Gang"
-FORMING_HEADER = "Instructbooth-Gang-Forming"  # true or false
+GANG_HEADER = "Instructbooth-Gang"  # in every answer of rank 0, as addresses are given out anew: namespace/child Job
 
 
 PEER_LOST = "PeerLost"  # Outcome.reason of a process that fell because another one did: never the root cause

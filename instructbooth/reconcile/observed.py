@@ -145,6 +145,8 @@ class Pod:
 
     Attributes:
         rank: its index, None if it has none (yet).
+        unschedulable: why no node is found for it, in the scheduler's words.
+        placed: when one was.
         reason: the kubelet's, where it never came to a container: Evicted, UnexpectedAdmissionError.
         unreachable: since when its node answers nobody.
         deletion_asked: when somebody asked it to go.
@@ -161,6 +163,7 @@ class Pod:
     waiting_reason: str = ""
     waiting_message: str = ""
     unschedulable: str = ""
+    placed: datetime | None = None
     disruption: str = ""
     disrupted: datetime | None = None
     deletion_asked: datetime | None = None
@@ -204,6 +207,7 @@ class Pod:
             waiting_reason=waiting.get("reason", ""),
             waiting_message=waiting.get("message", ""),
             unschedulable=scheduled.get("message", "") if unschedulable else "",
+            placed=parse_time(scheduled.get("lastTransitionTime")) if scheduled.get("status") == "True" else None,
             disruption=(disruption.get("message") or disruption.get("reason", "")) if disrupted else "",
             disrupted=parse_time(disruption.get("lastTransitionTime")) if disrupted else None,
             # deletionTimestamp is when the grace period is over, not when it was asked for.

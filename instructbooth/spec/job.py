@@ -129,6 +129,12 @@ class RunPolicy(ApiModel):
         description="Seconds that a gang waits for room before it is started with fewer nodes, where its stage has "
         "minNodes.",
     )
+    placement_timeout_seconds: Annotated[int, Field(ge=0, le=31_536_000)] = Field(
+        default=600,
+        description="Seconds for which a part of a gang keeps its nodes while there is none for the rest. Then it "
+        "gives them back, so that two half gangs cannot hold each other up for ever, and tries again a minute later, "
+        "charged to nobody. A gang that may become smaller (minNodes) does so instead. 0 keeps them for ever.",
+    )
     stall_timeout_seconds: Annotated[int, Field(ge=0, le=31_536_000)] = Field(
         default=1800,
         description="A gang that has not moved for so many seconds hangs: it leaves the stack of every rank in its log "

@@ -85,6 +85,7 @@ class Failure(ApiModel):
     exit_code: int | None = Field(default=None, description="Its exit code.")
     reason: str = Field(description="Why, in one CamelCase word.")
     message: str = Field(default="", description="Why, for a person, with the way out.")
+    time: Timestamp | None = Field(default=None, description="When the operator wrote this.")
     log: list[str] = Field(default=[], description="The last lines of that rank's log, at most 20.")
 
 

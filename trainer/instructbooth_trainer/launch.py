@@ -1,4 +1,4 @@
-"""The pod's first process: finds rank 0, starts one process per GPU, and passes on how they end.
+"""The pod's first process: gathers with the others, starts one process per GPU, and passes on how they end.
 
 Not torchrun: it replaces a worker's exit code by its own 1, and the exit code is what tells the operator whether to
 try again (docs/decisions/0004-launcher.md).
@@ -72,6 +72,8 @@ def run_workers(pod: PodEnvironment, env: Mapping[str, str], command: tuple[str,
             if child.poll() is None:
                 child.send_signal(signal.SIGTERM)
 
+    form = f"%(asctime)s [pod {pod.node_rank}] %(levelname).1s %(name)s: %(message)s"
+    logging.basicConfig(level=logging.INFO, stream=sys.stdout, format=form, datefmt="%H:%M:%S")
     rank0 = meet(pod, env)  # until then SIGTERM ends this process (main.py): nobody waits for others in vain
     signal.signal(signal.SIGTERM, forward)
     with tempfile.TemporaryDirectory(prefix="outcomes-", dir=pod.workdir) as name:

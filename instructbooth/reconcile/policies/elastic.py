@@ -10,11 +10,10 @@ from __future__ import annotations
 from datetime import datetime
 
 from instructbooth.reconcile.observed import ChildJob, Evidence
+from instructbooth.reconcile.policies.retry import NO_ROOM
 from instructbooth.spec.job import InstructBoothJobSpec, RunPolicy
 from instructbooth.spec.stages import StageBase
 from instructbooth.spec.status import Failure, StageStatus
-
-NO_ROOM = "NoRoom"
 
 
 def seconds_left(

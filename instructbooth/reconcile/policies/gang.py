@@ -27,7 +27,7 @@ from instructbooth.reconcile.observed import (
     format_time,
 )
 from instructbooth.reconcile.pod import GRACE_SECONDS, TrainerDefaults
-from instructbooth.reconcile.policies import blocked, elastic, queued, retry, stall, visible
+from instructbooth.reconcile.policies import blocked, elastic, queued, retry, room, stall, visible
 from instructbooth.reconcile.policies.retry import Cause, Diagnosis
 from instructbooth.spec.job import ResolvedJob
 from instructbooth.spec.status import Failure, StageState, StageStatus
@@ -110,7 +110,7 @@ def _next(scene: Scene, stage: StageStatus, child: ChildJob | None) -> Step:
             return Step(stage, requeue_after=GOING_SECONDS, queued=_queued(scene, child))
         diagnosis = retry.diagnose(stage.attempt, child.failure, evidence)
         if _stopped_as_asked(stage, child, diagnosis, evidence):
-            return Step(_restarting(stage), requeue_after=0.0, queued=_queued(scene, child))
+            return Step(_restarting(scene, stage), requeue_after=0.0, queued=_queued(scene, child))
         return _end(scene, stage, diagnosis)
     if child.deleting:
         return _end(scene, stage, retry.child_deleted(stage.attempt, child.name))
@@ -204,7 +204,7 @@ def _watch(scene: Scene, stage: StageStatus, child: ChildJob, evidence: Evidence
     if policy.queue_name is not None:
         if policy.suspend:
             # Kueue owns the child's suspend field and would set it back: let the gang go, and start anew on resume.
-            return Step(_restarting(stage), requeue_after=0.0)
+            return Step(_restarting(scene, stage), requeue_after=0.0)
         if child.suspended:
             return _wait_for_kueue(scene, stage, child)
     if policy.suspend:
@@ -217,21 +217,19 @@ def _watch(scene: Scene, stage: StageStatus, child: ChildJob, evidence: Evidence
     if blocked.overdue(child, now):
         if evidence is None:
             return Step(stage, look_at=Look(child.name, _haste(stage, child)))
-        room = elastic.seconds_left(scene.job.spec, stage, child, evidence, now)
-        shrinks, astray = room is not None and room <= 0, any(pod.astray(now) for pod in evidence.pods)
-        if evidence.late and (shrinks or astray):
+        shrinks_in = elastic.seconds_left(scene.job.spec, stage, child, evidence, now)
+        ends_in = room.seconds_left(scene.job, child, evidence, now) if shrinks_in is None else shrinks_in
+        no_room, astray = ends_in is not None and ends_in <= 0, any(pod.astray(now) for pod in evidence.pods)
+        if evidence.late and (no_room or astray):
             return Step(stage, look_at=Look(child.name))  # no gang is ended for what may be over by now
         if astray:
             lost = ChildFailure(retry.NODE_LOST, "a pod does not end", now)
             return _end(scene, stage, retry.diagnose(stage.attempt, lost, evidence))
         blocker = blocked.blocker(scene.job.spec, stage.name, child, evidence)
         again = blocked.look_again_seconds(child, now)
-        if shrinks:
-            nodes = elastic.smaller(scene.job.spec.stage(stage.name), child, evidence)
-            failure = elastic.failure(stage, nodes, evidence, policy)
-            shrunk = _restarting(stage, failure=failure, nodes=nodes)
-            return Step(shrunk, requeue_after=0.0)
-        again = again if room is None else min(room, again)
+        if no_room:
+            return _without_room(scene, stage, child, evidence, smaller=shrinks_in is not None)
+        again = again if ends_in is None else min(ends_in, again)
         own = snapshot(scene.job)
         # Later stages take the snapshot for granted: somebody may have deleted it.
         missing = blocker and blocker.reason == blocked.NOT_MOUNTED and own["metadata"]["name"] in blocker.message
@@ -249,6 +247,15 @@ def _watch(scene: Scene, stage: StageStatus, child: ChildJob, evidence: Evidence
     progress = scene.observed.progress.get(child.name)
     stage = _changed(stage, progress=visible.merged(stage.progress, progress)) if progress else stage
     return Step(stage, requeue_after=left, pull=True)
+
+
+def _without_room(scene: Scene, stage: StageStatus, child: ChildJob, evidence: Evidence, *, smaller: bool) -> Step:
+    """End a gang that found no room, charged to nobody: the next one is smaller, or comes later."""
+    if not smaller:
+        return Step(_restarting(scene, stage, room.failure(scene.job, child, evidence)), requeue_after=0.0)
+    nodes = elastic.smaller(scene.job.spec.stage(stage.name), child, evidence)
+    failure = elastic.failure(stage, nodes, evidence, scene.job.spec.run_policy)
+    return Step(_restarting(scene, stage, failure, nodes=nodes), requeue_after=0.0)
 
 
 def _haste(stage: StageStatus, child: ChildJob) -> Haste:
@@ -289,25 +296,32 @@ def _end(scene: Scene, stage: StageStatus, diagnosis: Diagnosis) -> Step:
     if refusal is not None:
         return _give_up(scene, stage, diagnosis.failure, refusal)
     assert diagnosis.cause is not Cause.USER_ERROR
-    return Step(_restarting(stage, restarts=restarts, failure=diagnosis.failure), requeue_after=0.0)
+    return Step(_restarting(scene, stage, diagnosis.failure, restarts=restarts), requeue_after=0.0)
 
 
 def _give_up(scene: Scene, stage: StageStatus, failure: Failure, refusal: tuple[str, str]) -> Step:
-    failed = _changed(stage, state=StageState.FAILED, failure=failure, completion_time=format_time(scene.observed.now))
+    now = format_time(scene.observed.now)
+    failure = failure.model_copy(update={"time": now})
+    failed = _changed(stage, state=StageState.FAILED, failure=failure, completion_time=now)
     return Step(failed, refusal=refusal)
 
 
 def _restart(scene: Scene, stage: StageStatus, child: ChildJob | None) -> Step:
     """The end of attempt N is in the status: clear it away, wait, start attempt N + 1."""
+    failure, now = _own_failure(stage), scene.observed.now
+    blocker = room.blocker(failure)
     if child is None:
+        pause = room.pause_left(scene.job, stage, failure, now)
+        if pause > 0 and not scene.job.spec.run_policy.suspend:
+            return Step(stage, requeue_after=pause, blocker=blocker)
         return _launch(scene, stage, stage.attempt + 1)
     if child.deleting:
-        return _clear_away(scene, stage, child)
+        return replace(_clear_away(scene, stage, child), blocker=blocker)
     if child.failure is not None:
-        wait = retry.backoff(_own_failure(stage), stage.restarts) - elapsed(child.failure.time, scene.observed.now)
+        wait = retry.backoff(failure, stage.restarts) - elapsed(child.failure.time, now)
         if wait.total_seconds() > 0:
             return Step(stage, requeue_after=wait.total_seconds())
-    return Step(stage, (DeleteChild(child.name),))
+    return Step(stage, (DeleteChild(child.name),), blocker=blocker)
 
 
 def _own_failure(stage: StageStatus) -> Failure | None:
@@ -333,8 +347,15 @@ def _clear_away(scene: Scene, stage: StageStatus, child: ChildJob) -> Step:
     return Step(stage, astray, requeue_after=GOING_SECONDS)
 
 
-def _restarting(stage: StageStatus, **fields: Any) -> StageStatus:
-    """On the way to the next attempt, which tries all nodes again unless it is told otherwise."""
+def _restarting(scene: Scene, stage: StageStatus, failure: Failure | None = None, **fields: Any) -> StageStatus:
+    """On the way to the next attempt, which tries all nodes again unless it is told otherwise.
+
+    Args:
+        failure: why the last one ended, where somebody is to be told.
+        fields: others that change.
+    """
+    if failure is not None:
+        fields["failure"] = failure.model_copy(update={"time": format_time(scene.observed.now)})
     return _changed(stage, **{"state": StageState.RESTARTING, "nodes": None, **fields})
 
 

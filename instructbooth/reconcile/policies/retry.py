@@ -26,8 +26,11 @@ DISRUPTED = "Disrupted"
 CHECKPOINTED = "Checkpointed"
 CHILD_DELETED = "ChildDeleted"
 NODE_LOST = "NodeLost"
-# Ends that have cost their time already: a disruption waited for its node, a stall for its timeout.
-_HAS_WAITED = frozenset({DISRUPTED, CHECKPOINTED, CHILD_DELETED, NODE_LOST, STALLED})
+NO_ROOM = "NoRoom"  # elastic.py
+PARTLY_PLACED = "PartlyPlaced"  # room.py
+# Ends that have cost their time already, or have a pause of their own: a disruption waited for its node, a stall for
+# its timeout.
+_HAS_WAITED = frozenset({DISRUPTED, CHECKPOINTED, CHILD_DELETED, NODE_LOST, STALLED, NO_ROOM, PARTLY_PLACED})
 
 
 class Cause(StrEnum):

@@ -227,6 +227,11 @@ class Bench:
         said = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}
         self._pod_status(self.pods(child)[rank], {"phase": "Pending", "conditions": [said]})
 
+    def placed(self, child: str, rank: int) -> None:
+        """What the scheduler says of a pod that has a node."""
+        said = {"type": "PodScheduled", "status": "True", "lastTransitionTime": _now()}
+        self._pod_status(self.pods(child)[rank], {"phase": "Pending", "conditions": [said]})
+
     def evict(self, child: str) -> None:
         """What the eviction API and the kubelet make of a pod, without its deletion."""
         pod = self.pods(child)[0]

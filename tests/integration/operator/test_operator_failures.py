@@ -88,6 +88,25 @@ def test_a_gang_without_room_comes_back_with_the_nodes_there_are(bench: Bench, o
     bench.wait_true("Succeeded")
 
 
+def test_half_a_gang_gives_its_nodes_back_and_comes_again(bench: Bench, operator: Operator) -> None:
+    bench.submit(runPolicy={"placementTimeoutSeconds": 12})
+    succeed(bench, Stage.PERSONALIZE)
+    bench.wait_pods(R1, 2)
+    bench.placed(R1, 0)
+    bench.unschedulable(R1, 1, "0/1 nodes are available: 1 Insufficient nvidia.com/gpu.")
+    bench.plane.wait("the gang to give way", lambda: bench.wait_true("Blocked").reason == "PartlyPlaced", 40)
+    bench.run(R2, 2)
+    stage = bench.status().stages[1]
+    assert (stage.attempt, stage.nodes, stage.restarts.failures, stage.restarts.disruptions) == (2, 2, 0, 0)
+    assert stage.failure is not None
+    assert stage.failure.reason == "PartlyPlaced"
+    assert stage.failure.message.startswith("1 of 2 pods found a node, and in 12 s")
+    bench.end(R2, 0, success(Stage.REINFORCE))
+    succeed(bench, Stage.EVALUATE)
+    bench.wait_true("Succeeded")
+    assert not bench.pods(R1)
+
+
 def test_of_the_run_policy_all_but_the_queue_may_change(bench: Bench) -> None:
     bench.submit(runPolicy={"suspend": True})
     bench.edit({"spec": {"runPolicy": {"stallTimeoutSeconds": 60, "shrinkAfterSeconds": 60, "backoffLimit": 9}}})

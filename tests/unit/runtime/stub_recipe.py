@@ -75,7 +75,6 @@ def hold_the_interpreter() -> None:
 
 
 def recipe(run: RunContext) -> Outcome:
-    assert not run.progress._forming, "no pod may join a gang that trains"
     me = run.gang.rank
     if MODE == "user-error" and me == int(ARGUMENTS[0]):
         raise UserError("PromptsWithoutSubject", "no prompt names the subject")

@@ -1,27 +1,30 @@
-"""How the pods of a gang find rank 0: an address in object storage, believed only where the right one answers."""
+"""How the pods of a gang find pod 0: an address in object storage, and how long they wait for whom."""
 
 from __future__ import annotations
 
 import json
+import logging
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from instructbooth.artifacts.errors import AccessDenied, BucketNotFound, EndpointUnreachable
+from instructbooth.artifacts.errors import AccessDenied, ArtifactError, BucketNotFound, EndpointUnreachable
 from instructbooth.artifacts.layout import RunLayout
 from instructbooth.artifacts.local import LocalStore
+from instructbooth.cli.ports import free_port
 from instructbooth.contract import Env, Stage
 from instructbooth.spec.job import ResolvedJob
-from instructbooth_trainer.runtime import rendezvous
+from instructbooth_trainer.runtime import gathering, rendezvous
 from instructbooth_trainer.runtime.environment import PodEnvironment
 from instructbooth_trainer.runtime.errors import TransientError
-from instructbooth_trainer.runtime.progress import ProgressReporter, RunLabels
-from instructbooth_trainer.runtime.rendezvous import NotYet, check, meet, read
+from instructbooth_trainer.runtime.gathering import NotYet
+from instructbooth_trainer.runtime.rendezvous import Away, Place, meet
 
 
 @pytest.fixture
@@ -42,144 +45,133 @@ def pod(tmp_path: Path, make_job: Callable[..., ResolvedJob]) -> PodEnvironment:
     )
 
 
-@pytest.fixture
-def listening() -> Iterator[int]:
-    """A port at which somebody listens."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        yield int(server.getsockname()[1])
+@pytest.fixture(autouse=True)
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rendezvous, "AGAIN", (0.01, 0.01))
+    monkeypatch.setattr(rendezvous, "REWRITE", 0.1)
+    monkeypatch.setattr(gathering, "SAY", 0.02)
 
 
 @pytest.fixture
-def rank0(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[RunLabels], ProgressReporter]]:
-    """Serves as the rank 0 of a gang at 127.0.0.1, in place of the one before."""
-    serving: list[ProgressReporter] = []
-
-    def serve(labels: RunLabels) -> ProgressReporter:
-        reporter = ProgressReporter(labels)
-        port = reporter.serve(0, "127.0.0.1")
-        serving.append(reporter)
-        monkeypatch.setattr(rendezvous, "check", lambda address, gang: check(address, gang, port))
-        return reporter
-
-    yield serve
-    for reporter in serving:
-        reporter.close()
+def env(tmp_path: Path) -> dict[str, str]:
+    return {Env.STORE: str(tmp_path / "store"), "MASTER_PORT": str(free_port())}
 
 
-LABELS = RunLabels("team", "rex", Stage.REINFORCE, 2)
+@pytest.fixture
+def pods() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(4) as pool:
+        yield pool
 
 
-def env(tmp_path: Path, port: int) -> dict[str, str]:
-    return {Env.STORE: str(tmp_path / "store"), "MASTER_PORT": str(port)}
+def address_of(pod: PodEnvironment, env: dict[str, str]) -> dict[str, Any]:
+    place = Place.of(pod, env)
+    try:
+        return dict(json.loads(place.read()[1]))
+    except NotYet:
+        return {}
 
 
-def test_the_others_find_rank_0_by_what_it_wrote(
-    pod: PodEnvironment, listening: int, tmp_path: Path, rank0: Callable[[RunLabels], ProgressReporter]
+def wait_until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_the_others_find_pod_0_whoever_comes_first(
+    first: int, pod: PodEnvironment, env: dict[str, str], pods: ThreadPoolExecutor
 ) -> None:
-    store = LocalStore(tmp_path / "store", pod.job.spec.artifacts.bucket)
-    rank0(LABELS)
-    assert meet(pod, env(tmp_path, listening)) == "localhost"
+    both = {rank: replace(pod, node_rank=rank) for rank in (0, 1)}
+    early = pods.submit(meet, both[first], env)
+    time.sleep(0.2)
+    assert not early.done()
+    late = meet(both[1 - first], env, patience=30)
+    assert {first: early.result(30), 1 - first: late} == {0: "localhost", 1: "127.0.0.1"}
     key = RunLayout.of(pod.job).rendezvous(Stage.REINFORCE, 2)
     assert key.endswith("/reinforce/2/rendezvous.json")
-    assert json.loads(store.get_bytes(key)) == {"address": "127.0.0.1"}
-    assert meet(replace(pod, node_rank=1), env(tmp_path, listening), patience=0) == "127.0.0.1"
+    assert address_of(pod, env)["address"] == "127.0.0.1"
 
 
-def test_they_may_begin_before_it(
-    pod: PodEnvironment,
-    listening: int,
-    tmp_path: Path,
-    rank0: Callable[[RunLabels], ProgressReporter],
-    monkeypatch: pytest.MonkeyPatch,
+def test_for_a_pod_0_that_has_not_come_they_wait_without_a_bound(
+    pod: PodEnvironment, env: dict[str, str], pods: ThreadPoolExecutor
 ) -> None:
-    monkeypatch.setattr(rendezvous, "AGAIN", 0.01)
-    rank0(LABELS)
-    late = threading.Timer(0.3, meet, (pod, env(tmp_path, listening)))
-    late.start()
+    """It has no place yet, for hours perhaps: that is nobody's failure."""
+    other = pods.submit(meet, replace(pod, node_rank=1), env, 0.05)
+    time.sleep(0.5)
+    assert not other.done()
+    assert meet(pod, env) == "localhost"
+    assert other.result(30) == "127.0.0.1"
+
+
+def test_the_address_of_a_former_pod_0_says_nothing(
+    pod: PodEnvironment, env: dict[str, str], pods: ThreadPoolExecutor
+) -> None:
+    """The attempt was suspended and goes on: nobody listens there, or another gang does, or one that trains."""
+    Place.of(pod, env).write("127.0.0.1", 7)
+    other = pods.submit(meet, replace(pod, node_rank=1), env, 0.05)
+    time.sleep(0.5)
+    with socket.create_server(("127.0.0.1", int(env["MASTER_PORT"]))) as stranger:
+        for _ in range(3):
+            stranger.accept()[0].close()
+    time.sleep(0.5)
+    assert not other.done()
+    assert meet(pod, env) == "localhost"
+    assert other.result(30) == "127.0.0.1"
+
+
+def test_a_pod_0_that_lives_and_cannot_be_joined_is_a_failure(
+    pod: PodEnvironment, env: dict[str, str], pods: ThreadPoolExecutor
+) -> None:
+    """Something keeps the pods apart. Pod 0 writes on, so that this can be told from one that is not there."""
+    gathered = pods.submit(meet, pod, env)
+    elsewhere = {**env, "MASTER_PORT": str(free_port())}
     began = time.monotonic()
-    assert meet(replace(pod, node_rank=1), env(tmp_path, listening), patience=30) == "127.0.0.1"
+    with pytest.raises(TransientError) as caught:
+        meet(replace(pod, node_rank=1), elsewhere, patience=0.3)
     assert time.monotonic() - began >= 0.3
-    late.join()
-
-
-@pytest.mark.parametrize(
-    "other",
-    [
-        replace(LABELS, attempt=1),
-        replace(LABELS, stage=Stage.EVALUATE),
-        replace(LABELS, namespace="others"),
-        replace(LABELS, job="max"),
-    ],
-)
-def test_an_address_that_is_another_gang_s_by_now_is_not_joined(
-    other: RunLabels,
-    pod: PodEnvironment,
-    listening: int,
-    tmp_path: Path,
-    rank0: Callable[[RunLabels], ProgressReporter],
-) -> None:
-    """The attempt was suspended and goes on: its former rank 0 has left its address there."""
-    meet(pod, env(tmp_path, listening))
-    rank0(other)
-    with pytest.raises(TransientError, match=f"at 127.0.0.1 it is {other.gang} that answers") as caught:
-        meet(replace(pod, node_rank=1), env(tmp_path, listening), patience=0)
+    port = elsewhere["MASTER_PORT"]
     assert caught.value.reason == "CoordinatorUnreachable"
+    assert f"pod 0 could not be joined within 0 s: 127.0.0.1, port {port}, does not answer" in caught.value.message
+    assert f"(port {port} of pod 0)" in caught.value.message
+    assert not gathered.done()
+    assert address_of(pod, env)["times"] >= 1
+    assert meet(replace(pod, node_rank=1), env) == "127.0.0.1"
+    gathered.result(30)
 
 
-def test_a_gang_that_is_complete_is_a_former_one(
-    pod: PodEnvironment, listening: int, tmp_path: Path, rank0: Callable[[RunLabels], ProgressReporter]
+def test_patience_begins_anew_with_a_pod_0_that_was_joined(
+    pod: PodEnvironment, env: dict[str, str], pods: ThreadPoolExecutor, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The attempt was suspended and goes on while its former pods still save."""
-    meet(pod, env(tmp_path, listening))
-    former = rank0(LABELS)
-    former.formed()
-    with pytest.raises(TransientError, match="is complete: it is a former one"):
-        meet(replace(pod, node_rank=1), env(tmp_path, listening), patience=0)
-    rank0(LABELS)
-    assert meet(replace(pod, node_rank=1), env(tmp_path, listening), patience=0) == "127.0.0.1"
+    """It was there and has gone (its node, or Kueue, took its place): the next one may come late."""
+    caplog.set_level(logging.INFO)
+    place = Place.of(pod, env)
+    place.write("127.0.0.1", 0)
+    other = pods.submit(meet, replace(pod, node_rank=1), env, 0.5)
+    wait_until(lambda: "waiting for pod 0: 127.0.0.1, port" in caplog.text)
+    place.write("127.0.0.1", 1)
+    with socket.create_server(("127.0.0.1", int(env["MASTER_PORT"]))) as first:
+        connection = first.accept()[0]
+        connection.sendall(b'{"there": 1}\n')
+        wait_until(lambda: "1 of 2 pods are there" in caplog.text)
+        connection.close()
+    time.sleep(1)
+    assert not other.done()
+    assert meet(pod, env) == "localhost"
+    assert other.result(30) == "127.0.0.1"
 
 
-def test_what_answers_and_is_no_rank_0_is_not_joined(listening: int) -> None:
-    def answer() -> None:
-        with socket.create_server(("127.0.0.1", 0)) as server:
-            ports.append(server.getsockname()[1])
-            ready.set()
-            connection, _ = server.accept()
-            with connection:
-                connection.recv(1000)
-                connection.sendall(b"HTTP/1.0 200 OK\r\n\r\nok")
-
-    ports: list[int] = []
-    ready = threading.Event()
-    thread = threading.Thread(target=answer)
-    thread.start()
-    ready.wait()
-    with pytest.raises(NotYet, match="it is something else that answers"):
-        check("127.0.0.1", LABELS.gang, ports[0])
-    thread.join()
-
-
-def test_what_is_missing_is_said(
-    pod: PodEnvironment, tmp_path: Path, rank0: Callable[[RunLabels], ProgressReporter]
+def test_a_host_that_is_known_beforehand_is_waited_for_with_a_bound(
+    pod: PodEnvironment, env: dict[str, str], pods: ThreadPoolExecutor, tmp_path: Path
 ) -> None:
-    other = replace(pod, node_rank=1)
-    with pytest.raises(TransientError, match="within 0 s: it has not said where it is; see whether pod 0 runs"):
-        meet(other, env(tmp_path, 9), patience=0)
-    meet(pod, env(tmp_path, 9))
-    with pytest.raises(NotYet, match=r"127\.0\.0\.1, port 9, does not answer"):
-        check("127.0.0.1", LABELS.gang, 9)
-    rank0(LABELS)
-    with pytest.raises(TransientError, match=r"127\.0\.0\.1, port 9, does not answer.*\(ports 9 and 9400\)"):
-        meet(other, env(tmp_path, 9), patience=0)
-
-
-def test_a_host_that_is_known_beforehand_is_only_waited_for(pod: PodEnvironment, listening: int) -> None:
-    """On one machine (`instructbooth run`): no address is written, nobody is asked who it is."""
+    """On one machine (`instructbooth run`): no address is written."""
     known = replace(pod, coordinator="localhost", address=None)
-    assert meet(known, {"MASTER_PORT": str(listening)}) == "localhost"
-    assert meet(replace(known, node_rank=1), {"MASTER_PORT": str(listening)}, patience=0) == "localhost"
+    gathered = pods.submit(meet, known, env)
+    assert meet(replace(known, node_rank=1), env, patience=30) == "localhost"
+    assert gathered.result(30) == "localhost"
+    assert not address_of(pod, env)
     with pytest.raises(TransientError, match="does not resolve"):
-        meet(replace(known, node_rank=1, coordinator="no-such-host.invalid"), {}, patience=0)
+        meet(replace(known, node_rank=1, coordinator="no-such-host.invalid"), env, patience=0)
 
 
 def test_a_gang_of_one_pod_needs_no_storage_for_it(pod: PodEnvironment) -> None:
@@ -187,40 +179,83 @@ def test_a_gang_of_one_pod_needs_no_storage_for_it(pod: PodEnvironment) -> None:
 
 
 def test_pod_0_makes_the_bucket_where_the_job_wants_it_made(
-    pod: PodEnvironment, tmp_path: Path, make_job: Callable[..., ResolvedJob]
+    pod: PodEnvironment, tmp_path: Path, pods: ThreadPoolExecutor
 ) -> None:
-    elsewhere = {Env.STORE: str(tmp_path / "elsewhere")}
+    elsewhere = {Env.STORE: str(tmp_path / "elsewhere"), "MASTER_PORT": str(free_port())}
     with pytest.raises(BucketNotFound):
         meet(pod, elsewhere)
     artifacts = pod.job.spec.artifacts.model_copy(update={"create_bucket": True})
     spec = pod.job.spec.model_copy(update={"artifacts": artifacts})
     made = replace(pod, job=pod.job.model_copy(update={"spec": spec}))
+    other = pods.submit(meet, replace(made, node_rank=1), elsewhere)  # comes first, and finds no bucket
+    time.sleep(0.2)
     assert meet(made, elsewhere) == "localhost"
+    assert other.result(30) == "127.0.0.1"
     key = RunLayout.of(pod.job).rendezvous(Stage.REINFORCE, 2)
     assert LocalStore(tmp_path / "elsewhere", artifacts.bucket).get_bytes(key)
 
 
-def test_storage_that_is_away_is_waited_for_and_what_cannot_be_mended_is_raised() -> None:
-    class Broken:
-        error: Exception
+class Broken:
+    """A store that fails."""
 
-        def get_bytes(self, key: str) -> bytes:
-            raise self.error
+    def __init__(self, error: Exception) -> None:
+        self.error = error
 
-        def url(self, key: str) -> str:
-            return f"s3://b/{key}"
+    def get_bytes(self, key: str) -> bytes:
+        raise self.error
 
-    broken = Broken()
-    broken.error = EndpointUnreachable("nobody at minio:9000")
-    with pytest.raises(NotYet, match="nobody at minio:9000"):
-        read(broken, "x")  # type: ignore[arg-type]
-    broken.error = ValueError("no JSON")
+    def url(self, key: str) -> str:
+        return f"s3://b/{key}"
+
+
+def test_storage_that_is_away_is_waited_for_with_a_bound_and_what_cannot_be_mended_is_raised(
+    pod: PodEnvironment, env: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(error: Exception, create_bucket: bool = False) -> None:
+        Place(Broken(error), "x", create_bucket).read()  # type: ignore[arg-type]
+
+    with pytest.raises(Away, match="nobody at minio:9000"):
+        read(EndpointUnreachable("nobody at minio:9000"))
     with pytest.raises(NotYet, match="s3://b/x holds no address"):
-        read(broken, "x")  # type: ignore[arg-type]
-    broken.error = BucketNotFound("no bucket")
-    with pytest.raises(NotYet, match="no bucket"):  # rank 0 is about to make it
-        read(broken, "x", create_bucket=True)  # type: ignore[arg-type]
+        read(ValueError("no JSON"))
+    with pytest.raises(Away, match="no bucket"):  # pod 0 is about to make it
+        read(BucketNotFound("no bucket"), create_bucket=True)
     for error in (BucketNotFound("no bucket"), AccessDenied("no")):
-        broken.error = error
         with pytest.raises(type(error)):
-            read(broken, "x")  # type: ignore[arg-type]
+            read(error)
+    broken = Place(Broken(EndpointUnreachable("away")), "x", False)  # type: ignore[arg-type]
+    monkeypatch.setattr(Place, "of", lambda pod, env: broken)
+    with pytest.raises(TransientError, match="could not be joined within 0 s: away"):
+        meet(replace(pod, node_rank=1), env, patience=0.2)
+
+
+def test_storage_that_is_away_while_pod_0_waits_does_not_end_it(
+    pod: PodEnvironment, env: dict[str, str], pods: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[int] = []
+    write = Place.write
+
+    def away(place: Place, address: str | None, times: int) -> None:
+        written.append(times)
+        if times == 1:
+            raise EndpointUnreachable("nobody at minio:9000")
+        write(place, address, times)
+
+    monkeypatch.setattr(Place, "write", away)
+    gathered = pods.submit(meet, pod, env)
+    wait_until(lambda: 2 in written)
+    assert meet(replace(pod, node_rank=1), env) == "127.0.0.1"
+    gathered.result(30)
+
+
+@pytest.mark.parametrize(("times", "error"), [(0, EndpointUnreachable("away")), (1, AccessDenied("no"))])
+def test_a_pod_0_that_cannot_say_where_it_is_fails(
+    times: int, error: ArtifactError, pod: PodEnvironment, env: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(place: Place, address: str | None, now: int) -> None:
+        if now == times:
+            raise error
+
+    monkeypatch.setattr(Place, "write", fail)
+    with pytest.raises(type(error)):
+        meet(pod, env)

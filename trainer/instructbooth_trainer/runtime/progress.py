@@ -5,10 +5,8 @@ Pulled, not pushed: training pods need no access to the API server at all.
 
 from __future__ import annotations
 
-import errno
 import logging
 import re
-import socket
 import threading
 import time
 from collections.abc import Callable
@@ -18,9 +16,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
 
-from instructbooth.contract import FORMING_HEADER, GANG_HEADER, Stage
+from instructbooth.contract import GANG_HEADER, Stage
 from instructbooth.reconcile.names import child_name, gang_name
 from instructbooth.spec.status import Progress
+from instructbooth_trainer.runtime.listening import listen
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +54,6 @@ class ProgressReporter:
         self._labels = (labels.namespace, labels.job, labels.stage.value)
         self._stage = labels.stage
         self._gang = labels.gang
-        self._forming = True
         self._speak = speak
         self._now = now
         self._line_interval = line_interval
@@ -99,10 +97,6 @@ class ProgressReporter:
         """Say that rank 0 lives, where no unit is finished for long (downloads)."""
         self._set(self.current)
 
-    def formed(self) -> None:
-        """The gang is complete: nobody may join it any more."""
-        self._forming = False
-
     def serve(self, port: int, host: str = "") -> int:
         """Serve /progress, /metrics and /healthz in a thread; returns the port. Raises OSError if it is taken.
 
@@ -121,7 +115,6 @@ class ProgressReporter:
                 kind, body = content
                 self.send_response(200)
                 self.send_header(GANG_HEADER, reporter._gang)
-                self.send_header(FORMING_HEADER, str(reporter._forming).lower())
                 self.send_header("Content-Type", kind)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
@@ -130,9 +123,11 @@ class ProgressReporter:
             def log_message(self, format: str, *args: object) -> None:
                 """A line per scrape would bury the log."""
 
-        self._server = _server(host, port, Handler)
+        self._server = ThreadingHTTPServer((host, port), Handler, bind_and_activate=False)
+        self._server.socket.close()
+        self._server.socket = listen(port, host)
         threading.Thread(target=self._server.serve_forever, name="progress", daemon=True).start()
-        return int(self._server.server_address[1])
+        return int(self._server.socket.getsockname()[1])
 
     def close(self) -> None:
         """Stop serving."""
@@ -184,27 +179,6 @@ class ProgressReporter:
         eta = "" if progress.eta_seconds is None else f", {format_seconds(progress.eta_seconds)} left"
         numbers = "".join(f", {name} {value:.4g}" for name, value in progress.metrics.items())
         log.info("%s: %d/%d %s%s%s", self._stage.value, progress.step, progress.total, progress.unit, eta, numbers)
-
-
-class _AllAddresses(ThreadingHTTPServer):
-    """Listens at `::` for both families."""
-
-    address_family = socket.AF_INET6
-
-    def server_bind(self) -> None:
-        """As the kernel may be told to keep them apart."""
-        self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        super().server_bind()
-
-
-def _server(host: str, port: int, handler: type[BaseHTTPRequestHandler]) -> ThreadingHTTPServer:
-    if not host and socket.has_dualstack_ipv6():
-        try:
-            return _AllAddresses((host, port), handler)
-        except OSError as error:
-            if error.errno != errno.EADDRNOTAVAIL:  # IPv6 is switched off
-                raise
-    return ThreadingHTTPServer((host, port), handler)
 
 
 def metric_name(name: str) -> str:

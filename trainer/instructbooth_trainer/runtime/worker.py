@@ -108,7 +108,6 @@ def make_context(pod: PodEnvironment, stop: StopFlag, watchdog: Watchdog | None 
         progress.serve(contract.Port.METRICS)
     accelerator = make_accelerator(pod.world_size, gpu=shape.gpus_per_node > 0)
     gang = Gang(accelerator.process_index, accelerator.local_process_index, accelerator.num_processes)
-    progress.formed()
     torch.use_deterministic_algorithms(shape.gpus_per_node == 0)
     # The mode also fills every fresh tensor, for programs that read what nobody has written: 4 to 7 % of a pass.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
