@@ -101,7 +101,7 @@ def test_half_a_gang_gives_its_nodes_back_and_comes_again(bench: Bench, operator
     assert stage.failure is not None
     assert stage.failure.reason == "PartlyPlaced"
     assert stage.failure.message.startswith("1 of 2 pods found a node, and in 12 s")
-    bench.end(R2, 0, success(Stage.REINFORCE))
+    bench.end(R2, 0, success(Stage.REINFORCE), count=2)
     succeed(bench, Stage.EVALUATE)
     bench.wait_true("Succeeded")
     assert not bench.pods(R1)

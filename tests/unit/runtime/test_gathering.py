@@ -7,8 +7,6 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
@@ -18,6 +16,7 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from instructbooth_trainer.runtime import gathering
 from instructbooth_trainer.runtime.gathering import NotYet, host, join
 from instructbooth_trainer.runtime.listening import listen
+from tests.unit.runtime.background import spawn
 
 GANG = "team/rex-reinforce-2"
 
@@ -32,8 +31,7 @@ class Pod0:
     def __init__(self, pods: int, gang: str = GANG) -> None:
         self.listener = listen(0)
         self.port = int(self.listener.getsockname()[1])
-        self._thread = ThreadPoolExecutor(1)
-        self.gathered = self._thread.submit(lambda: asyncio.run(host(gang, pods, self.listener, idle)))
+        self.gathered = spawn(lambda: asyncio.run(host(gang, pods, self.listener, idle)))
 
     def call(self, **words: Any) -> socket.socket:
         """A caller that has said these words."""
@@ -54,50 +52,44 @@ def often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gathering, "SAY", 0.05)
 
 
-@pytest.fixture
-def callers() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(8) as pool:
-        yield pool
-
-
-def test_nobody_goes_before_the_last_one_is_there(callers: ThreadPoolExecutor) -> None:
+def test_nobody_goes_before_the_last_one_is_there() -> None:
     pod0 = Pod0(4)
     counts: dict[int, list[int]] = {1: [], 2: [], 3: []}
-    gone = {rank: callers.submit(join, "127.0.0.1", pod0.port, GANG, rank, counts[rank].append) for rank in (1, 2)}
+    gone = {rank: spawn(join, "127.0.0.1", pod0.port, GANG, rank, counts[rank].append) for rank in (1, 2)}
     wait_until(lambda: 3 in counts[1] and 3 in counts[2])
     assert not pod0.gathered.done()
     assert not any(pod.done() for pod in gone.values())
-    gone[3] = callers.submit(join, "127.0.0.1", pod0.port, GANG, 3, counts[3].append)
+    gone[3] = spawn(join, "127.0.0.1", pod0.port, GANG, 3, counts[3].append)
     for pod in (*gone.values(), pod0.gathered):
         pod.result(30)
 
 
-def test_who_left_is_waited_for_again(callers: ThreadPoolExecutor) -> None:
+def test_who_left_is_waited_for_again() -> None:
     """A pod was suspended, or lost its node, while another one had no place yet."""
     pod0 = Pod0(3)
     counts: list[int] = []
     left = pod0.call(gang=GANG, rank=1)
     assert left.recv(100)
     left.close()
-    second = callers.submit(join, "127.0.0.1", pod0.port, GANG, 2, counts.append)
+    second = spawn(join, "127.0.0.1", pod0.port, GANG, 2, counts.append)
     wait_until(lambda: counts and counts[-1] == 2)
     assert not pod0.gathered.done()
-    first = callers.submit(join, "127.0.0.1", pod0.port, GANG, 1, counts.append)
+    first = spawn(join, "127.0.0.1", pod0.port, GANG, 1, counts.append)
     for pod in (first, second, pod0.gathered):
         pod.result(30)
 
 
-def test_who_calls_again_takes_its_own_place(callers: ThreadPoolExecutor) -> None:
+def test_who_calls_again_takes_its_own_place() -> None:
     """Its former connection hangs: the node was lost, and nobody has closed it."""
     pod0 = Pod0(3)
     former = pod0.call(gang=GANG, rank=1)
     assert former.recv(100)
-    again = callers.submit(join, "127.0.0.1", pod0.port, GANG, 1, lambda there: None)
+    again = spawn(join, "127.0.0.1", pod0.port, GANG, 1, lambda there: None)
     former.settimeout(30)
     while former.recv(100):
         pass  # until it is closed
     assert not pod0.gathered.done()
-    second = callers.submit(join, "127.0.0.1", pod0.port, GANG, 2, lambda there: None)
+    second = spawn(join, "127.0.0.1", pod0.port, GANG, 2, lambda there: None)
     for pod in (again, second, pod0.gathered):
         pod.result(30)
 
@@ -114,18 +106,16 @@ def test_who_calls_again_takes_its_own_place(callers: ThreadPoolExecutor) -> Non
         {},
     ],
 )
-def test_strangers_are_told_whose_gang_it_is_and_do_not_count(
-    words: dict[str, Any], callers: ThreadPoolExecutor
-) -> None:
+def test_strangers_are_told_whose_gang_it_is_and_do_not_count(words: dict[str, Any]) -> None:
     pod0 = Pod0(3)
     with pod0.call(**words) as stranger:
         answer = stranger.makefile().read()  # to the end: it hangs up
     assert json.loads(answer) == {"gang": GANG}
     counts: list[int] = []
-    known = [callers.submit(join, "127.0.0.1", pod0.port, GANG, 1, counts.append)]
+    known = [spawn(join, "127.0.0.1", pod0.port, GANG, 1, counts.append)]
     wait_until(lambda: counts)
     assert set(counts) == {2}
-    known.append(callers.submit(join, "127.0.0.1", pod0.port, GANG, 2, counts.append))
+    known.append(spawn(join, "127.0.0.1", pod0.port, GANG, 2, counts.append))
     for pod in (*known, pod0.gathered):
         pod.result(30)
 
@@ -199,9 +189,9 @@ def test_the_rendezvous_of_a_former_gang_is_neither_joined_nor_harmed() -> None:
     assert peer.get("still") == b"there"
 
 
-def test_the_port_is_free_for_torch_at_once(callers: ThreadPoolExecutor) -> None:
+def test_the_port_is_free_for_torch_at_once() -> None:
     pod0 = Pod0(5)
-    others = [callers.submit(join, "127.0.0.1", pod0.port, GANG, rank, lambda there: None) for rank in range(1, 5)]
+    others = [spawn(join, "127.0.0.1", pod0.port, GANG, rank, lambda there: None) for rank in range(1, 5)]
     for pod in (pod0.gathered, *others):
         pod.result(30)
     store = TCPStore("127.0.0.1", pod0.port, is_master=True, wait_for_workers=False)

@@ -6,8 +6,7 @@ import json
 import logging
 import socket
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from instructbooth_trainer.runtime.environment import PodEnvironment
 from instructbooth_trainer.runtime.errors import TransientError
 from instructbooth_trainer.runtime.gathering import NotYet
 from instructbooth_trainer.runtime.rendezvous import Away, Place, meet
+from tests.unit.runtime.background import spawn
 
 
 @pytest.fixture
@@ -57,12 +57,6 @@ def env(tmp_path: Path) -> dict[str, str]:
     return {Env.STORE: str(tmp_path / "store"), "MASTER_PORT": str(free_port())}
 
 
-@pytest.fixture
-def pods() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(4) as pool:
-        yield pool
-
-
 def address_of(pod: PodEnvironment, env: dict[str, str]) -> dict[str, Any]:
     place = Place.of(pod, env)
     try:
@@ -79,11 +73,9 @@ def wait_until(condition: Callable[[], object]) -> None:
 
 
 @pytest.mark.parametrize("first", [0, 1])
-def test_the_others_find_pod_0_whoever_comes_first(
-    first: int, pod: PodEnvironment, env: dict[str, str], pods: ThreadPoolExecutor
-) -> None:
+def test_the_others_find_pod_0_whoever_comes_first(first: int, pod: PodEnvironment, env: dict[str, str]) -> None:
     both = {rank: replace(pod, node_rank=rank) for rank in (0, 1)}
-    early = pods.submit(meet, both[first], env)
+    early = spawn(meet, both[first], env)
     time.sleep(0.2)
     assert not early.done()
     late = meet(both[1 - first], env, patience=30)
@@ -93,23 +85,19 @@ def test_the_others_find_pod_0_whoever_comes_first(
     assert address_of(pod, env)["address"] == "127.0.0.1"
 
 
-def test_for_a_pod_0_that_has_not_come_they_wait_without_a_bound(
-    pod: PodEnvironment, env: dict[str, str], pods: ThreadPoolExecutor
-) -> None:
+def test_for_a_pod_0_that_has_not_come_they_wait_without_a_bound(pod: PodEnvironment, env: dict[str, str]) -> None:
     """It has no place yet, for hours perhaps: that is nobody's failure."""
-    other = pods.submit(meet, replace(pod, node_rank=1), env, 0.05)
+    other = spawn(meet, replace(pod, node_rank=1), env, 0.05)
     time.sleep(0.5)
     assert not other.done()
     assert meet(pod, env) == "localhost"
     assert other.result(30) == "127.0.0.1"
 
 
-def test_the_address_of_a_former_pod_0_says_nothing(
-    pod: PodEnvironment, env: dict[str, str], pods: ThreadPoolExecutor
-) -> None:
+def test_the_address_of_a_former_pod_0_says_nothing(pod: PodEnvironment, env: dict[str, str]) -> None:
     """The attempt was suspended and goes on: nobody listens there, or another gang does, or one that trains."""
     Place.of(pod, env).write("127.0.0.1", 7)
-    other = pods.submit(meet, replace(pod, node_rank=1), env, 0.05)
+    other = spawn(meet, replace(pod, node_rank=1), env, 0.05)
     time.sleep(0.5)
     with socket.create_server(("127.0.0.1", int(env["MASTER_PORT"]))) as stranger:
         for _ in range(3):
@@ -120,11 +108,9 @@ def test_the_address_of_a_former_pod_0_says_nothing(
     assert other.result(30) == "127.0.0.1"
 
 
-def test_a_pod_0_that_lives_and_cannot_be_joined_is_a_failure(
-    pod: PodEnvironment, env: dict[str, str], pods: ThreadPoolExecutor
-) -> None:
+def test_a_pod_0_that_lives_and_cannot_be_joined_is_a_failure(pod: PodEnvironment, env: dict[str, str]) -> None:
     """Something keeps the pods apart. Pod 0 writes on, so that this can be told from one that is not there."""
-    gathered = pods.submit(meet, pod, env)
+    gathered = spawn(meet, pod, env)
     elsewhere = {**env, "MASTER_PORT": str(free_port())}
     began = time.monotonic()
     with pytest.raises(TransientError) as caught:
@@ -141,13 +127,13 @@ def test_a_pod_0_that_lives_and_cannot_be_joined_is_a_failure(
 
 
 def test_patience_begins_anew_with_a_pod_0_that_was_joined(
-    pod: PodEnvironment, env: dict[str, str], pods: ThreadPoolExecutor, caplog: pytest.LogCaptureFixture
+    pod: PodEnvironment, env: dict[str, str], caplog: pytest.LogCaptureFixture
 ) -> None:
     """It was there and has gone (its node, or Kueue, took its place): the next one may come late."""
     caplog.set_level(logging.INFO)
     place = Place.of(pod, env)
     place.write("127.0.0.1", 0)
-    other = pods.submit(meet, replace(pod, node_rank=1), env, 0.5)
+    other = spawn(meet, replace(pod, node_rank=1), env, 0.5)
     wait_until(lambda: "waiting for pod 0: 127.0.0.1, port" in caplog.text)
     place.write("127.0.0.1", 1)
     with socket.create_server(("127.0.0.1", int(env["MASTER_PORT"]))) as first:
@@ -162,11 +148,11 @@ def test_patience_begins_anew_with_a_pod_0_that_was_joined(
 
 
 def test_a_host_that_is_known_beforehand_is_waited_for_with_a_bound(
-    pod: PodEnvironment, env: dict[str, str], pods: ThreadPoolExecutor, tmp_path: Path
+    pod: PodEnvironment, env: dict[str, str], tmp_path: Path
 ) -> None:
     """On one machine (`instructbooth run`): no address is written."""
     known = replace(pod, coordinator="localhost", address=None)
-    gathered = pods.submit(meet, known, env)
+    gathered = spawn(meet, known, env)
     assert meet(replace(known, node_rank=1), env, patience=30) == "localhost"
     assert gathered.result(30) == "localhost"
     assert not address_of(pod, env)
@@ -178,16 +164,14 @@ def test_a_gang_of_one_pod_needs_no_storage_for_it(pod: PodEnvironment) -> None:
     assert meet(replace(pod, attempt_nodes=1, address=None), {}) == "localhost"
 
 
-def test_pod_0_makes_the_bucket_where_the_job_wants_it_made(
-    pod: PodEnvironment, tmp_path: Path, pods: ThreadPoolExecutor
-) -> None:
+def test_pod_0_makes_the_bucket_where_the_job_wants_it_made(pod: PodEnvironment, tmp_path: Path) -> None:
     elsewhere = {Env.STORE: str(tmp_path / "elsewhere"), "MASTER_PORT": str(free_port())}
     with pytest.raises(BucketNotFound):
         meet(pod, elsewhere)
     artifacts = pod.job.spec.artifacts.model_copy(update={"create_bucket": True})
     spec = pod.job.spec.model_copy(update={"artifacts": artifacts})
     made = replace(pod, job=pod.job.model_copy(update={"spec": spec}))
-    other = pods.submit(meet, replace(made, node_rank=1), elsewhere)  # comes first, and finds no bucket
+    other = spawn(meet, replace(made, node_rank=1), elsewhere)  # comes first, and finds no bucket
     time.sleep(0.2)
     assert meet(made, elsewhere) == "localhost"
     assert other.result(30) == "127.0.0.1"
@@ -230,7 +214,7 @@ def test_storage_that_is_away_is_waited_for_with_a_bound_and_what_cannot_be_mend
 
 
 def test_storage_that_is_away_while_pod_0_waits_does_not_end_it(
-    pod: PodEnvironment, env: dict[str, str], pods: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+    pod: PodEnvironment, env: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written: list[int] = []
     write = Place.write
@@ -242,7 +226,7 @@ def test_storage_that_is_away_while_pod_0_waits_does_not_end_it(
         write(place, address, times)
 
     monkeypatch.setattr(Place, "write", away)
-    gathered = pods.submit(meet, pod, env)
+    gathered = spawn(meet, pod, env)
     wait_until(lambda: 2 in written)
     assert meet(replace(pod, node_rank=1), env) == "127.0.0.1"
     gathered.result(30)
