@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from instructbooth.contract import CONTAINER, Label, Stage
+from instructbooth.contract import CONTAINER, Env, Label, Stage
 from instructbooth.spec.status import Progress
 
 JsonObject = Mapping[str, Any]
@@ -152,6 +152,7 @@ class Pod:
         deletion_asked: when somebody asked it to go.
         deletion_due: when its grace to do so was over.
         address: its IP address, once it has one.
+        gang: how many pods its gang has.
     """
 
     name: str
@@ -172,6 +173,7 @@ class Pod:
     node: str = ""
     uid: str = ""
     address: str = ""
+    gang: int = 1
 
     @property
     def ended(self) -> bool:
@@ -217,6 +219,7 @@ class Pod:
             node=obj.get("spec", {}).get("nodeName", ""),
             uid=meta.get("uid", ""),
             address=status.get("podIP", ""),
+            gang=_gang(obj),
         )
 
 
@@ -229,6 +232,13 @@ def _unreachable(conditions: Mapping[str, JsonObject], phase: str) -> datetime |
     ready, containers = conditions.get("Ready", {}), conditions.get("ContainersReady", {})
     lost = phase == "Running" and ready.get("status") == "False" and containers.get("status") == "True"
     return parse_time(ready.get("lastTransitionTime")) if lost else None
+
+
+def _gang(pod: JsonObject) -> int:
+    """What the pod itself was told."""
+    containers = pod.get("spec", {}).get("containers") or ()
+    told = (item.get("value") for c in containers for item in c.get("env") or () if item["name"] == Env.NODES)
+    return int(next(told, None) or 1)
 
 
 def _exit(terminated: JsonObject | None, created: datetime | None) -> Exit | None:

@@ -179,7 +179,7 @@ def _out_of_time(
         update={
             "state": StageState.FAILED,
             "completion_time": now,
-            "failure": Failure(attempt=stage.attempt, reason=reason, message=message),
+            "failure": Failure(attempt=stage.attempt, reason=reason, message=message, time=now),
         }
     )
     # Its gang is ended once this is written: finished jobs have no live children.

@@ -133,7 +133,8 @@ class RunPolicy(ApiModel):
         default=600,
         description="Seconds for which a part of a gang keeps its nodes while there is none for the rest. Then it "
         "gives them back, so that two half gangs cannot hold each other up for ever, and tries again a minute later, "
-        "charged to nobody. A gang that may become smaller (minNodes) does so instead. 0 keeps them for ever.",
+        "charged to nobody; each gang at its own time, up to half as long again. A gang that may become smaller "
+        "(minNodes) does so instead. At least 30; 0 keeps them for ever.",
     )
     stall_timeout_seconds: Annotated[int, Field(ge=0, le=31_536_000)] = Field(
         default=1800,
@@ -144,6 +145,12 @@ class RunPolicy(ApiModel):
         default=None, description="Delete the finished job after so many seconds. Artifacts stay."
     )
     rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="self.placementTimeoutSeconds == 0 || self.placementTimeoutSeconds >= 30",
+            check=lambda self: self.placement_timeout_seconds == 0 or self.placement_timeout_seconds >= 30,
+            message="must be 0 (never) or at least 30: a scheduler tries again only every few seconds",
+            field="placementTimeoutSeconds",
+        ),
         Rule(
             cel="self.stallTimeoutSeconds == 0 || self.stallTimeoutSeconds >= 30",
             check=lambda self: self.stall_timeout_seconds == 0 or self.stall_timeout_seconds >= 30,

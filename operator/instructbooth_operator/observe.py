@@ -103,7 +103,9 @@ class Observer:
     async def _explained(self, namespace: str, child: str, pods: list[Pod]) -> Evidence:
         # Of a pod without a node, events could only say what its conditions say.
         silent = [pod for pod in pods if pod.phase == "Pending" and pod.node and not _explains(pod)]
-        names = [pod.name for pod in silent[:3]] if pods else [child]
+        # And why a pod was not made at all, only the Job can say.
+        missing = len(pods) < max((pod.gang for pod in pods), default=1)
+        names = [*([child] if missing else []), *(pod.name for pod in silent[:3])]
         return Evidence(tuple(pods), await self._warnings.about(namespace, names) if names else ())
 
     async def waiting(self, namespace: str, child: str, uid: str) -> Waiting | None:

@@ -50,8 +50,8 @@ def goes_first():
 
 
 def gang(name: str, **changes: str) -> lab.Object:
-    """A job whose first stage has two pods with a slot each, and gives way after half a minute."""
-    policy = {"placementTimeoutSeconds": 30, **changes}
+    """A job whose first stage has two pods with a slot each, and gives way after a minute."""
+    policy = {"placementTimeoutSeconds": 60, **changes}
     return jobs.small(name, personalization__nodes=2, personalization__resources=PLACED, runPolicy=policy)
 
 

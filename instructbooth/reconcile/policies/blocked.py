@@ -78,13 +78,19 @@ def blocker(spec: InstructBoothJobSpec, stage: Stage, child: ChildJob, evidence:
         if warning.reason in _MOUNT_WARNINGS:
             way_out = "create the ConfigMap or claim that the spec names, in the job's namespace; the pod then starts"
             return Blocker(NOT_MOUNTED, f"{warning.message}; {way_out}")
-    if refused := not_created(child, evidence):
+    if refused := _not_created(child, evidence):
         way_out = "the namespace's quota, pod security or admission forbids the pod; it is tried again"
         return Blocker("PodsNotCreated", f"{refused}; {way_out}")
     return None
 
 
-def not_created(child: ChildJob, evidence: Evidence) -> str | None:
+def refusal(child: ChildJob, evidence: Evidence) -> str | None:
+    """Why there is no place for some pod of the gang, in the words of who says so: the scheduler, or a quota."""
+    said = next((pod.unschedulable for pod in evidence.pods if pod.unschedulable), None)
+    return said or _not_created(child, evidence)
+
+
+def _not_created(child: ChildJob, evidence: Evidence) -> str | None:
     """Why pods of the gang were not made, where some are missing."""
     refused = (warning.message for warning in evidence.warnings if warning.reason == _CREATE_WARNING)
     return next(refused, None) if len(evidence.pods) < child.parallelism else None

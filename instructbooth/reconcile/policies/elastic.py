@@ -1,8 +1,9 @@
 """A stage's minNodes: where there is no room for a whole gang, the next attempt has as many nodes as found one.
 
-Every attempt tries all nodes first, whatever ended the one before: a lost node may be replaced by the time. Only the
-scheduler's own verdict makes a gang smaller, when it has stood for runPolicy.shrinkAfterSeconds. Nobody is charged:
-each step is smaller than the last, so that there are at most nodes - minNodes of them between two attempts that ran.
+Every attempt tries all nodes first, whatever ended the one before: a lost node may be replaced by the time. Only a
+verdict of the scheduler, or of a quota, makes a gang smaller, when it has stood for runPolicy.shrinkAfterSeconds.
+Nobody is charged: each step is smaller than the last, so that there are at most nodes - minNodes of them between two
+attempts that ran.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from instructbooth.reconcile.observed import ChildJob, Evidence
+from instructbooth.reconcile.policies import blocked
 from instructbooth.reconcile.policies.retry import NO_ROOM
 from instructbooth.spec.job import InstructBoothJobSpec, RunPolicy
 from instructbooth.spec.stages import StageBase
@@ -21,7 +23,7 @@ def seconds_left(
 ) -> float | None:
     """Seconds until the gang is given up for a smaller one (not positive: now); None if it is not to be."""
     least = spec.stage(stage.name).min_nodes
-    if least is None or child.parallelism <= least or not any(pod.unschedulable for pod in evidence.pods):
+    if least is None or child.parallelism <= least or blocked.refusal(child, evidence) is None:
         return None
     waited = (now - child.released(now)).total_seconds()
     return spec.run_policy.shrink_after_seconds - waited
@@ -33,11 +35,10 @@ def smaller(shape: StageBase, child: ChildJob, evidence: Evidence) -> int:
     return max(shape.min_nodes or shape.nodes, min(placed, child.parallelism - 1))
 
 
-def failure(stage: StageStatus, nodes: int, evidence: Evidence, policy: RunPolicy) -> Failure:
+def failure(stage: StageStatus, nodes: int, child: ChildJob, evidence: Evidence, policy: RunPolicy) -> Failure:
     """What is written about an attempt that found no room."""
-    said = next(pod.unschedulable for pod in evidence.pods if pod.unschedulable)
     message = (
-        f"no room for {stage.nodes} nodes in {policy.shrink_after_seconds} s (runPolicy.shrinkAfterSeconds): {said}; "
-        f"the next attempt has {nodes}"
+        f"no room for {stage.nodes} nodes in {policy.shrink_after_seconds} s (runPolicy.shrinkAfterSeconds): "
+        f"{blocked.refusal(child, evidence)}; the next attempt has {nodes}"
     )
     return Failure(attempt=stage.attempt, reason=NO_ROOM, message=message)

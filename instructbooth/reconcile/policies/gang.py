@@ -220,15 +220,18 @@ def _watch(scene: Scene, stage: StageStatus, child: ChildJob, evidence: Evidence
         shrinks_in = elastic.seconds_left(scene.job.spec, stage, child, evidence, now)
         ends_in = room.seconds_left(scene.job, child, evidence, now) if shrinks_in is None else shrinks_in
         no_room, astray = ends_in is not None and ends_in <= 0, any(pod.astray(now) for pod in evidence.pods)
-        if evidence.late and (no_room or astray):
+        lame = room.never_started(child, evidence, now)
+        if evidence.late and (no_room or astray or lame):
             return Step(stage, look_at=Look(child.name))  # no gang is ended for what may be over by now
         if astray:
             lost = ChildFailure(retry.NODE_LOST, "a pod does not end", now)
             return _end(scene, stage, retry.diagnose(stage.attempt, lost, evidence))
-        blocker = blocked.blocker(scene.job.spec, stage.name, child, evidence)
-        again = blocked.look_again_seconds(child, now)
+        if lame:
+            return _end(scene, stage, lame)
         if no_room:
             return _without_room(scene, stage, child, evidence, smaller=shrinks_in is not None)
+        blocker = blocked.blocker(scene.job.spec, stage.name, child, evidence)
+        again = blocked.look_again_seconds(child, now)
         again = again if ends_in is None else min(ends_in, again)
         own = snapshot(scene.job)
         # Later stages take the snapshot for granted: somebody may have deleted it.
@@ -252,9 +255,10 @@ def _watch(scene: Scene, stage: StageStatus, child: ChildJob, evidence: Evidence
 def _without_room(scene: Scene, stage: StageStatus, child: ChildJob, evidence: Evidence, *, smaller: bool) -> Step:
     """End a gang that found no room, charged to nobody: the next one is smaller, or comes later."""
     if not smaller:
-        return Step(_restarting(scene, stage, room.failure(scene.job, child, evidence)), requeue_after=0.0)
+        given_way = room.failure(scene.job, child, evidence, scene.observed.now)
+        return Step(_restarting(scene, stage, given_way), requeue_after=0.0)
     nodes = elastic.smaller(scene.job.spec.stage(stage.name), child, evidence)
-    failure = elastic.failure(stage, nodes, evidence, scene.job.spec.run_policy)
+    failure = elastic.failure(stage, nodes, child, evidence, scene.job.spec.run_policy)
     return Step(_restarting(scene, stage, failure, nodes=nodes), requeue_after=0.0)
 
 

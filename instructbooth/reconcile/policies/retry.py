@@ -28,9 +28,12 @@ CHILD_DELETED = "ChildDeleted"
 NODE_LOST = "NodeLost"
 NO_ROOM = "NoRoom"  # elastic.py
 PARTLY_PLACED = "PartlyPlaced"  # room.py
+NOT_STARTED = "PodNotStarted"  # room.py
 # Ends that have cost their time already, or have a pause of their own: a disruption waited for its node, a stall for
 # its timeout.
-_HAS_WAITED = frozenset({DISRUPTED, CHECKPOINTED, CHILD_DELETED, NODE_LOST, STALLED, NO_ROOM, PARTLY_PLACED})
+_HAS_WAITED = frozenset(
+    {DISRUPTED, CHECKPOINTED, CHILD_DELETED, NODE_LOST, STALLED, NO_ROOM, PARTLY_PLACED, NOT_STARTED}
+)
 
 
 class Cause(StrEnum):

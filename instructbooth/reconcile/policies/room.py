@@ -14,33 +14,36 @@ from __future__ import annotations
 import hashlib
 from datetime import datetime, timedelta
 
+from instructbooth.reconcile.names import MAX_ATTEMPT
 from instructbooth.reconcile.observed import ChildJob, Evidence, Pod, elapsed, parse_time
 from instructbooth.reconcile.policies import blocked
-from instructbooth.reconcile.policies.retry import PARTLY_PLACED
+from instructbooth.reconcile.policies.retry import NOT_STARTED, PARTLY_PLACED, Cause, Diagnosis
 from instructbooth.spec.job import ResolvedJob
 from instructbooth.spec.status import Failure, StageStatus
 
+START_TIMEOUT = timedelta(minutes=30)
+"""For a pod that has a node to run its container, while others of its gang do: the largest images take ten."""
+
 _SPREAD = 0.5  # of the timeout: the last of many gangs gives way so much later than the first
-_PAUSE_SECONDS = 60.0  # before it begins anew, half as long to half as long again; the scheduler looks within ten
+_PAUSE_SECONDS = (20.0, 60.0)  # before it begins anew, half as long to half as long again; the scheduler needs up to 10
 
 
 def seconds_left(job: ResolvedJob, child: ChildJob, evidence: Evidence, now: datetime) -> float | None:
     """Seconds until the gang gives its nodes back (not positive: now); None if it is not to."""
-    timeout, placed = job.spec.run_policy.placement_timeout_seconds, _placed(evidence)
-    if not timeout or not placed or _said(child, evidence) is None:
+    timeout = job.spec.run_policy.placement_timeout_seconds
+    if not timeout or not _placed(evidence) or blocked.refusal(child, evidence) is None:
         return None
-    newest = max(pod.placed for pod in placed if pod.placed)
-    hold = timeout * (1 + _SPREAD * _share(job, child.name, "hold"))
-    return hold - elapsed(newest, now).total_seconds()
+    if child.attempt >= MAX_ATTEMPT:  # names have room for no more
+        return None
+    return timeout * (1 + _SPREAD * _share(job, child.name, "hold")) - _held(evidence, now)
 
 
-def failure(job: ResolvedJob, child: ChildJob, evidence: Evidence) -> Failure:
+def failure(job: ResolvedJob, child: ChildJob, evidence: Evidence, now: datetime) -> Failure:
     """What is written about an attempt that gives way."""
-    policy = job.spec.run_policy
     message = (
-        f"{len(_placed(evidence))} of {child.parallelism} pods found a node, and in "
-        f"{policy.placement_timeout_seconds} s (runPolicy.placementTimeoutSeconds) the others did not: "
-        f"{_said(child, evidence)}; the gang gives its nodes back for others, and tries again in "
+        f"{len(_placed(evidence))} of {child.parallelism} pods found a node, and in {_held(evidence, now):.0f} s "
+        f"(runPolicy.placementTimeoutSeconds: {job.spec.run_policy.placement_timeout_seconds}) no other one did: "
+        f"{blocked.refusal(child, evidence)}; the gang gives its nodes back for others, and tries again in "
         f"{_pause(job, child.name).total_seconds():.0f} s"
     )
     return Failure(attempt=child.attempt, reason=PARTLY_PLACED, message=message)
@@ -59,22 +62,47 @@ def pause_left(job: ResolvedJob, stage: StageStatus, failure: Failure | None, no
     return max(0.0, (_pause(job, stage.job_name or "") - elapsed(ended, now)).total_seconds())
 
 
+def never_started(child: ChildJob, evidence: Evidence, now: datetime) -> Diagnosis | None:
+    """What is to be said of a pod that has a node and does not start there, while others of its gang wait for it.
+
+    Something is wrong with that node, or with what the pod needs of it. Where nothing of a gang runs, that is shown and
+    waited for (blocked.py). Where the rest holds nodes, it has a bound, and is charged as a failure.
+    """
+    if child.ready == 0:
+        return None
+    for pod in _placed(evidence):
+        if pod.phase == "Pending" and _since(pod, now) >= START_TIMEOUT:
+            why = f"{pod.waiting_reason}: {pod.waiting_message}" if pod.waiting_reason else "its node does not say why"
+            message = (
+                f"rank {pod.rank} has not started on its node {pod.node} for {START_TIMEOUT.total_seconds():.0f} s, "
+                f"while {child.ready} of {child.parallelism} pods wait for it: {why}; "
+                f"`kubectl describe pod {pod.name}` and the node's kubelet may tell more"
+            )
+            return Diagnosis(
+                Cause.FAILURE, Failure(attempt=child.attempt, rank=pod.rank, reason=NOT_STARTED, message=message)
+            )
+    return None
+
+
 def _placed(evidence: Evidence) -> list[Pod]:
     """Pods that hold a place."""
     return [pod for pod in evidence.pods if pod.placed and not pod.ended and pod.deletion_asked is None]
 
 
-def _said(child: ChildJob, evidence: Evidence) -> str | None:
-    """Why there is no place for the rest, in the words of who refuses it: the scheduler, or a quota."""
-    for pod in evidence.pods:
-        if pod.unschedulable:
-            return pod.unschedulable
-    return blocked.not_created(child, evidence)
+def _since(pod: Pod, now: datetime) -> timedelta:
+    """How long a pod has had its place. No gang is ended for a clock that is set ahead: it counts from now on then."""
+    return max(timedelta(), now - pod.placed) if pod.placed else timedelta()
+
+
+def _held(evidence: Evidence, now: datetime) -> float:
+    """Seconds since the gang found its last place."""
+    return min(_since(pod, now) for pod in _placed(evidence)).total_seconds()
 
 
 def _pause(job: ResolvedJob, child: str) -> timedelta:
-    longest = min(_PAUSE_SECONDS, float(job.spec.run_policy.placement_timeout_seconds))
-    return timedelta(seconds=int(longest * (0.5 + _share(job, child, "pause"))))
+    shortest, longest = _PAUSE_SECONDS
+    middle = min(max(shortest, job.spec.run_policy.placement_timeout_seconds), longest)
+    return timedelta(seconds=int(middle * (0.5 + _share(job, child, "pause"))))
 
 
 def _share(job: ResolvedJob, child: str, what: str) -> float:

@@ -16,6 +16,9 @@ from instructbooth.spec.job import RunPolicy
 from instructbooth.spec.status import Failure, StageStatus
 
 _LONGEST_MARGIN_SECONDS = 120.0
+_BEFORE_THE_FIRST_STEP_SECONDS = (
+    600.0  # when ranks gather and import, which moves nothing and takes minutes from a cold disk
+)
 
 
 def patience(policy: RunPolicy) -> float | None:
@@ -29,11 +32,13 @@ def seconds_left(policy: RunPolicy, stage: StageStatus, silence: Silence | None)
 
     A rank 0 that was never heard in this attempt may be out of the operator's reach (a NetworkPolicy): it is not
     judged. It watches itself all the same. Where nothing is known of its silence (the operator has just begun, or
-    cannot find out where it is) the time has not begun.
+    cannot find out where it is) the time has not begun. Before the first step it is longer.
     """
     limit = patience(policy)
     if limit is None or not (stage.progress or (silence and silence.heard)):
         return None
+    if not (stage.progress and stage.progress.total):
+        limit += _BEFORE_THE_FIRST_STEP_SECONDS
     return limit - (silence.seconds if silence else 0.0)
 
 

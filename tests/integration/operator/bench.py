@@ -137,6 +137,14 @@ class Bench:
     def create(self, kind: str, manifest: JsonObject) -> None:
         self.plane.request("POST", f"{self._core}/{kind}", manifest)
 
+    def allow_pods(self, count: int) -> None:
+        """A quota, with the status that its controller would write at first; admission then counts by itself."""
+        hard = {"pods": str(count)}
+        quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "few"}, "spec": {"hard": hard}}
+        self.create("resourcequotas", quota)
+        status = {"status": {"hard": hard, "used": {"pods": "0"}}}
+        self.plane.request("PATCH", f"{self._core}/resourcequotas/few/status", status, MERGE)
+
     # What there is.
     def job(self, name: str = "mascot") -> JsonObject:
         return self.plane.request("GET", f"{self._ibj}/{name}")

@@ -121,3 +121,17 @@ def test_a_patch_says_only_what_differs() -> None:
 def test_last_words_are_taken_as_far_as_they_can_be(message: str, metrics: dict[str, float] | None) -> None:
     outcome = parse_outcome(message)
     assert (outcome.metrics if outcome else None) == metrics
+
+
+def test_a_pod_knows_how_many_its_gang_has_and_when_it_found_a_node() -> None:
+    env = [{"name": "INSTRUCTBOOTH_POD_IP", "valueFrom": {}}, {"name": "INSTRUCTBOOTH_NODES", "value": "3"}]
+    placed = {"type": "PodScheduled", "status": "True", "lastTransitionTime": TIME}
+    obj = {
+        "metadata": {"name": "p0"},
+        "spec": {"containers": [{"name": "trainer", "env": env}]},
+        "status": {"conditions": [placed]},
+    }
+    assert (Pod.from_object(obj).gang, Pod.from_object(obj).placed) == (3, parse_time(TIME))
+    placed["status"] = "False"
+    assert Pod.from_object(obj).placed is None
+    assert Pod.from_object({"metadata": {"name": "a stranger"}}).gang == 1

@@ -10,7 +10,7 @@ import pytest
 
 from instructbooth.contract import Env, Stage
 from instructbooth.reconcile.actions import DeleteChild
-from instructbooth.reconcile.observed import ChildJob, Evidence, Pod
+from instructbooth.reconcile.observed import ChildJob, Evidence, Pod, Warning
 from instructbooth.reconcile.policies.elastic import seconds_left, smaller
 from instructbooth.spec.job import ResolvedJob
 from instructbooth.spec.status import Restarts, StageState, StageStatus
@@ -21,6 +21,7 @@ R3, R4 = "mascot-reinforce-3", "mascot-reinforce-4"
 CHILD = ChildJob(R1, Stage.REINFORCE, 1, 4, START, started=START)
 STATUS = StageStatus(name=Stage.REINFORCE, attempt=1, nodes=4)
 SAID = "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."
+REFUSED = Warning(R1, "FailedCreate", "exceeded quota: gpus")
 
 
 def pods(placed: int, waiting: int) -> Evidence:
@@ -42,6 +43,8 @@ def elastic_job(least: int | None, **policy: Any) -> dict[str, Any]:
         pytest.param(None, 4, pods(3, 1), 300, None, id="all or none"),
         pytest.param(2, 4, pods(4, 0), 300, None, id="not for lack of room"),
         pytest.param(2, 4, Evidence(), 300, None, id="no pods yet"),
+        pytest.param(2, 4, Evidence(pods(3, 0).pods, (REFUSED,)), 300, 0, id="a quota"),
+        pytest.param(2, 4, Evidence(pods(4, 0).pods, (REFUSED,)), 300, None, id="a quota that was there"),
     ],
 )
 def test_when_a_gang_is_given_up_for_a_smaller_one(
@@ -112,6 +115,16 @@ def test_a_gang_that_found_room_since_it_was_looked_at_keeps_its_size(world: Wor
     world.settle()
     stage = world.stage(Stage.REINFORCE)
     assert (stage.state, stage.attempt, stage.nodes) == (StageState.RUNNING, 1, 4)
+
+
+def test_a_gang_that_a_quota_makes_smaller_says_so(world: World) -> None:
+    world.evidence[R1] = Evidence(pods(3, 0).pods, (REFUSED,))
+    world.wait(300)
+    world.settle()
+    failure = world.stage(Stage.REINFORCE).failure
+    assert (world.launched[-1], world.stage(Stage.REINFORCE).nodes) == (R2, 3)
+    assert failure is not None
+    assert "(runPolicy.shrinkAfterSeconds): exceeded quota: gpus; the next attempt has 3" in failure.message
 
 
 def test_it_shrinks_step_by_step_down_to_the_least_and_then_waits(world: World) -> None:

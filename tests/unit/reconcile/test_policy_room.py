@@ -15,9 +15,10 @@ from instructbooth.contract import Stage
 from instructbooth.reconcile.actions import DeleteChild
 from instructbooth.reconcile.conditions import find, holds
 from instructbooth.reconcile.observed import ChildJob, Evidence, Pod, Warning
-from instructbooth.reconcile.policies.room import seconds_left
+from instructbooth.reconcile.policies.retry import Cause
+from instructbooth.reconcile.policies.room import never_started, pause_left, seconds_left
 from instructbooth.spec.job import ResolvedJob
-from instructbooth.spec.status import Phase, Restarts, StageState
+from instructbooth.spec.status import Failure, Phase, Restarts, StageState, StageStatus
 from tests.unit.reconcile.test_plan import P1, R1, R2, through
 from tests.unit.reconcile.world import START, World, job_object
 
@@ -62,6 +63,73 @@ def test_when_half_a_gang_gives_its_nodes_back(evidence: Evidence, waits: float 
         assert left is not None
         assert waits <= left + 500 < waits + 300  # half as long again at most
         assert seconds_left(job, CHILD, evidence, START + timedelta(seconds=550)) == pytest.approx(left - 50)
+
+
+def test_a_clock_that_is_set_ahead_ends_no_gang() -> None:
+    """The API server's, by which pods are placed, is ahead of the operator's."""
+    job = ResolvedJob.from_object(job_object(reinforcement={"nodes": 4}))
+    left = seconds_left(job, CHILD, Evidence(pods(3, 1, at=7200)), START + timedelta(seconds=7000))
+    assert left is not None
+    assert left >= 600
+
+
+def test_nobody_gives_way_where_names_have_no_room_for_another_attempt() -> None:
+    job = ResolvedJob.from_object(job_object(reinforcement={"nodes": 4}))
+    child = replace(CHILD, attempt=9999)
+    assert seconds_left(job, child, Evidence(pods(3, 1)), START + timedelta(days=1)) is None
+
+
+@pytest.mark.parametrize(("timeout", "shortest", "longest"), [(30, 15, 45), (60, 30, 90), (600, 30, 90)])
+def test_the_pause_leaves_the_scheduler_time(timeout: int, shortest: int, longest: int) -> None:
+    stage = StageStatus(name=Stage.REINFORCE, job_name=R1)
+    pauses = set()
+    for number in range(50):
+        obj = job_object(runPolicy={"placementTimeoutSeconds": timeout})
+        obj["metadata"]["uid"] = str(number)
+        given_way = Failure(attempt=1, reason="PartlyPlaced", time="2026-11-23T09:00:00Z")
+        pauses.add(pause_left(ResolvedJob.from_object(obj), stage, given_way, START))
+    assert shortest <= min(pauses) < max(pauses) < longest
+    assert len(pauses) > 10
+
+
+@pytest.mark.parametrize(
+    ("pod", "ready", "minutes", "lame"),
+    [
+        pytest.param(Pod("p1", 1, placed=START, node="n1"), 1, 31, True, id="on a bad node"),
+        pytest.param(Pod("p1", 1, placed=START, node="n1"), 1, 29, False, id="it may be a large image"),
+        pytest.param(Pod("p1", 1, placed=START, node="n1"), 0, 31, False, id="nothing waits for it"),
+        pytest.param(Pod("p1", 1, "Running", placed=START, node="n1"), 1, 31, False, id="it runs"),
+        pytest.param(Pod("p1", 1, unschedulable=SAID), 1, 31, False, id="it has no node"),
+        pytest.param(gone(Pod("p1", 1, placed=START)), 1, 31, False, id="it is on its way out"),
+    ],
+)
+def test_a_pod_that_never_starts_on_its_node_ends_the_gang_that_waits_for_it(
+    pod: Pod, ready: int, minutes: int, lame: bool
+) -> None:
+    evidence = Evidence((Pod("p0", 0, "Running", placed=START), pod))
+    child = replace(CHILD, ready=ready, parallelism=2)
+    found = never_started(child, evidence, START + timedelta(minutes=minutes))
+    assert (found is not None) is lame
+    if found:
+        assert (found.cause, found.failure.reason, found.failure.rank) == (Cause.FAILURE, "PodNotStarted", 1)
+
+
+def test_it_is_charged_as_a_failure_in_the_kubelet_s_words() -> None:
+    world = through(World(job_object()), P1)
+    stuck = Pod("p1", 1, placed=world.now, node="n1", waiting_reason="ErrImagePull", waiting_message="no route")
+    world.change(R1, ready=1)
+    world.evidence[R1] = Evidence((Pod("p0", 0, "Running", placed=world.now), stuck))
+    world.wait(60)
+    world.settle()
+    assert blocked(world).startswith("ImagePullFailed")
+    world.late[R1] = world.evidence[R1]
+    world.wait(1800)
+    world.settle()
+    stage = world.stage(Stage.REINFORCE)
+    assert (world.launched[-1], stage.restarts) == (R2, Restarts(failures=1))
+    assert stage.failure is not None
+    assert "rank 1 has not started on its node n1 for 1800 s" in stage.failure.message
+    assert "ErrImagePull: no route" in stage.failure.message
 
 
 def test_0_keeps_them_for_ever() -> None:
@@ -113,9 +181,11 @@ def test_it_says_so_gives_them_back_and_tries_again_with_all_nodes(world: World)
     stage = world.stage(Stage.REINFORCE)
     assert (stage.nodes, stage.restarts) == (None, Restarts())
     assert stage.failure is not None
-    words = f"3 of 4 pods found a node, and in 600 s (runPolicy.placementTimeoutSeconds) the others did not: {SAID}"
     assert stage.failure.reason == "PartlyPlaced"
-    assert stage.failure.message.startswith(words)
+    placed = world.evidence[R1].pods[0].placed
+    assert placed is not None
+    words = f"in {(world.now - placed).total_seconds():.0f} s (runPolicy.placementTimeoutSeconds: 600) no other one did"
+    assert stage.failure.message.startswith(f"3 of 4 pods found a node, and {words}: {SAID}")
     assert world.reconcile().actions == (DeleteChild(R1),)
     world.collect()
     pause = world.reconcile().requeue_after

@@ -14,17 +14,21 @@ from tests.unit.reconcile.world import START, World, job_object
 
 P1, P2, P3 = (f"mascot-personalize-{attempt}" for attempt in (1, 2, 3))
 RUNNING = Evidence((Pod("p0", 0, "Running"),))
-HEARD_BEFORE = StageStatus(name=Stage.PERSONALIZE, attempt=1, progress=Progress(step=1))
+HEARD_BEFORE = StageStatus(name=Stage.PERSONALIZE, attempt=1, progress=Progress(step=1, total=9))
+LOADING = StageStatus(name=Stage.PERSONALIZE, attempt=1, progress=Progress())
 UNHEARD = StageStatus(name=Stage.PERSONALIZE, attempt=1)
 
 
 @pytest.mark.parametrize(
     ("timeout", "stage", "silence", "left"),
     [
-        pytest.param(1800, UNHEARD, Silence(0, True, True), 1920, id="the trainer's own watchdog goes first"),
-        pytest.param(60, UNHEARD, Silence(0, True, True), 120, id="a short timeout has a short margin"),
-        pytest.param(60, UNHEARD, Silence(119, True, True), 1, id="not yet"),
-        pytest.param(60, UNHEARD, Silence(121, True, False), -1, id="unreachable for as long is the same"),
+        pytest.param(1800, HEARD_BEFORE, Silence(0, True, True), 1920, id="the trainer's own watchdog goes first"),
+        pytest.param(60, HEARD_BEFORE, Silence(0, True, True), 120, id="a short timeout has a short margin"),
+        pytest.param(60, HEARD_BEFORE, Silence(119, True, True), 1, id="not yet"),
+        pytest.param(60, HEARD_BEFORE, Silence(121, True, False), -1, id="unreachable for as long is the same"),
+        pytest.param(60, UNHEARD, Silence(119, True, True), 601, id="it gathers, or imports"),
+        pytest.param(60, LOADING, Silence(719, True, True), 1, id="or loads"),
+        pytest.param(60, LOADING, Silence(721, True, False), -1, id="not for ever"),
         pytest.param(60, UNHEARD, Silence(9999, False, False), None, id="never heard: maybe out of reach"),
         pytest.param(60, HEARD_BEFORE, Silence(121, False, False), -1, id="heard by an earlier operator"),
         pytest.param(0, UNHEARD, Silence(9999, True, True), None, id="off"),

@@ -21,17 +21,13 @@ from tests.unit.runtime.background import spawn
 GANG = "team/rex-reinforce-2"
 
 
-async def idle() -> None:
-    """Nothing to do meanwhile."""
-
-
 class Pod0:
     """A pod 0 that gathers, in a thread."""
 
     def __init__(self, pods: int, gang: str = GANG) -> None:
         self.listener = listen(0)
         self.port = int(self.listener.getsockname()[1])
-        self.gathered = spawn(lambda: asyncio.run(host(gang, pods, self.listener, idle)))
+        self.gathered = spawn(lambda: asyncio.run(host(gang, pods, self.listener)))
 
     def call(self, **words: Any) -> socket.socket:
         """A caller that has said these words."""
@@ -179,8 +175,9 @@ def test_nobody_there_is_told() -> None:
         join("no-such-host.invalid", port, GANG, 1, lambda there: None)
 
 
-def test_the_rendezvous_of_a_former_gang_is_neither_joined_nor_harmed() -> None:
+def test_the_rendezvous_of_a_former_gang_is_neither_joined_nor_harmed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The attempt was suspended and goes on while its former pods still save: torch's own store listens there."""
+    monkeypatch.setattr(gathering, "SILENCE", 0.5)
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=30))
     with pytest.raises(NotYet):
         join("127.0.0.1", store.port, GANG, 1, lambda there: None)
@@ -205,8 +202,16 @@ def test_a_pod_that_is_told_to_go_and_hangs_keeps_nobody(monkeypatch: pytest.Mon
         pod0.gathered.result(30)
 
 
+def test_a_stranger_who_stays_leaves_no_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    pod0 = Pod0(2)
+    with socket.create_connection(("127.0.0.1", pod0.port)):
+        join("127.0.0.1", pod0.port, GANG, 1, lambda there: None)
+        pod0.gathered.result(30)
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
 def test_what_pod_0_does_meanwhile_may_fail() -> None:
-    async def fail() -> None:
+    def fail() -> None:
         raise PermissionError("not yours")
 
     with pytest.raises(PermissionError), listen(0) as listener:

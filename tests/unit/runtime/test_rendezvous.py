@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import socket
+import threading
 import time
+import urllib.request
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,13 +19,13 @@ from instructbooth.artifacts.errors import AccessDenied, ArtifactError, BucketNo
 from instructbooth.artifacts.layout import RunLayout
 from instructbooth.artifacts.local import LocalStore
 from instructbooth.cli.ports import free_port
-from instructbooth.contract import Env, Stage
+from instructbooth.contract import GANG_HEADER, Env, Port, Stage
 from instructbooth.spec.job import ResolvedJob
 from instructbooth_trainer.runtime import gathering, rendezvous
 from instructbooth_trainer.runtime.environment import PodEnvironment
 from instructbooth_trainer.runtime.errors import TransientError
 from instructbooth_trainer.runtime.gathering import NotYet
-from instructbooth_trainer.runtime.rendezvous import Away, Place, meet
+from instructbooth_trainer.runtime.rendezvous import Place, meet
 from tests.unit.runtime.background import spawn
 
 
@@ -192,54 +194,158 @@ class Broken:
         return f"s3://b/{key}"
 
 
-def test_storage_that_is_away_is_waited_for_with_a_bound_and_what_cannot_be_mended_is_raised(
-    pod: PodEnvironment, env: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_storage_says_of_the_address() -> None:
     def read(error: Exception, create_bucket: bool = False) -> None:
         Place(Broken(error), "x", create_bucket).read()  # type: ignore[arg-type]
 
-    with pytest.raises(Away, match="nobody at minio:9000"):
-        read(EndpointUnreachable("nobody at minio:9000"))
     with pytest.raises(NotYet, match="s3://b/x holds no address"):
         read(ValueError("no JSON"))
-    with pytest.raises(Away, match="no bucket"):  # pod 0 is about to make it
+    with pytest.raises(NotYet, match="no bucket"):  # pod 0 makes it when it comes
         read(BucketNotFound("no bucket"), create_bucket=True)
-    for error in (BucketNotFound("no bucket"), AccessDenied("no")):
+    for error in (BucketNotFound("no bucket"), AccessDenied("no"), EndpointUnreachable("nobody at minio:9000")):
         with pytest.raises(type(error)):
             read(error)
-    broken = Place(Broken(EndpointUnreachable("away")), "x", False)  # type: ignore[arg-type]
-    monkeypatch.setattr(Place, "of", lambda pod, env: broken)
-    with pytest.raises(TransientError, match="could not be joined within 0 s: away"):
+
+
+class Storage:
+    """What Place.read and Place.write meet, by turns: errors, or what is there."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.error: ArtifactError | None = None
+        self.asked = 0
+        for name in ("read", "write"):
+            monkeypatch.setattr(Place, name, self._behind(getattr(Place, name)))
+
+    def _behind(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        def answer(*arguments: Any) -> Any:
+            self.asked += 1
+            if self.error:
+                raise self.error
+            return call(*arguments)
+
+        return answer
+
+
+def test_storage_that_is_away_is_waited_for_with_a_bound(
+    pod: PodEnvironment, env: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Storage(monkeypatch).error = EndpointUnreachable("nobody at minio:9000")
+    began = time.monotonic()
+    with pytest.raises(EndpointUnreachable):
         meet(replace(pod, node_rank=1), env, patience=0.2)
+    assert time.monotonic() - began >= 0.2
+
+
+def test_storage_that_cannot_be_mended_is_not_waited_for(
+    pod: PodEnvironment, env: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Storage(monkeypatch).error = AccessDenied("no")
+    with pytest.raises(AccessDenied):
+        meet(replace(pod, node_rank=1), env)
+
+
+def test_storage_that_was_away_is_forgiven(
+    pod: PodEnvironment, env: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pod 0 has no place, for hours; once in a while storage does not answer."""
+    storage = Storage(monkeypatch)
+    other = spawn(meet, replace(pod, node_rank=1), env, 0.3)
+    for _ in range(4):
+        storage.error = EndpointUnreachable("nobody at minio:9000")
+        time.sleep(0.1)
+        storage.error = None
+        time.sleep(0.1)
+    assert not other.done()
+    assert meet(pod, env) == "localhost"
+    assert other.result(30) == "127.0.0.1"
+
+
+def test_a_pod_0_that_changed_its_address_once_and_is_gone_is_waited_for(
+    pod: PodEnvironment, env: dict[str, str]
+) -> None:
+    place = Place.of(pod, env)
+    place.write("127.0.0.1", 0)
+    other = spawn(meet, replace(pod, node_rank=1), env, 0.5)
+    time.sleep(0.1)
+    place.write("127.0.0.1", 1)
+    time.sleep(1)
+    assert not other.done()
+    assert meet(pod, env) == "localhost"
+    assert other.result(30) == "127.0.0.1"
 
 
 def test_storage_that_is_away_while_pod_0_waits_does_not_end_it(
     pod: PodEnvironment, env: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    written: list[int] = []
-    write = Place.write
-
-    def away(place: Place, address: str | None, times: int) -> None:
-        written.append(times)
-        if times == 1:
-            raise EndpointUnreachable("nobody at minio:9000")
-        write(place, address, times)
-
-    monkeypatch.setattr(Place, "write", away)
+    storage = Storage(monkeypatch)
     gathered = spawn(meet, pod, env)
-    wait_until(lambda: 2 in written)
+    wait_until(lambda: storage.asked == 1)
+    storage.error = EndpointUnreachable("nobody at minio:9000")
+    wait_until(lambda: storage.asked > 3)
+    storage.error = None
     assert meet(replace(pod, node_rank=1), env) == "127.0.0.1"
     gathered.result(30)
+
+
+def test_a_pod_0_whose_storage_stays_away_ends_as_nobody_can_know_that_it_lives(
+    pod: PodEnvironment, env: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rendezvous, "PATIENCE", 0.3)
+    storage = Storage(monkeypatch)
+    gathered = spawn(meet, pod, env)
+    wait_until(lambda: storage.asked == 1)
+    storage.error = EndpointUnreachable("nobody at minio:9000")
+    with pytest.raises(EndpointUnreachable):
+        gathered.result(30)
+
+
+def test_a_write_that_hangs_keeps_no_gang_from_going(
+    pod: PodEnvironment, env: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hangs = threading.Event()
+    write = Place.write
+
+    def hang(place: Place, address: str | None, times: int) -> None:
+        if times:
+            hangs.set()
+            time.sleep(3600)
+        write(place, address, times)
+
+    monkeypatch.setattr(Place, "write", hang)
+    gathered = spawn(meet, pod, env)
+    assert hangs.wait(30)
+    assert meet(replace(pod, node_rank=1), env) == "127.0.0.1"
+    assert gathered.result(30) == "localhost"
 
 
 @pytest.mark.parametrize(("times", "error"), [(0, EndpointUnreachable("away")), (1, AccessDenied("no"))])
 def test_a_pod_0_that_cannot_say_where_it_is_fails(
     times: int, error: ArtifactError, pod: PodEnvironment, env: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(place: Place, address: str | None, now: int) -> None:
-        if now == times:
-            raise error
-
-    monkeypatch.setattr(Place, "write", fail)
+    storage = Storage(monkeypatch)
+    storage.error = None if times else error
+    gathered = spawn(meet, pod, env)
+    wait_until(lambda: storage.asked > times or storage.asked == 1)
+    storage.error = error
     with pytest.raises(type(error)):
-        meet(pod, env)
+        gathered.result(30)
+
+
+def test_while_it_gathers_the_operator_can_see_that_pod_0_lives(
+    pod: PodEnvironment, env: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = free_port()
+    monkeypatch.setattr(Port, "METRICS", port)
+    gathered = spawn(meet, pod, env)
+
+    def said() -> tuple[str | None, Any]:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/progress", timeout=5) as answer:
+                return answer.headers[GANG_HEADER], json.loads(answer.read())["step"]
+        except OSError:
+            return None, None
+
+    wait_until(lambda: said() == ("team/rex-reinforce-2", 0))
+    assert meet(replace(pod, node_rank=1), env) == "127.0.0.1"
+    gathered.result(30)
+    assert said() == (None, None)  # rank 0 itself serves there from now on

@@ -268,6 +268,10 @@ BAD: dict[str, tuple[Callable[[Manifest], object], str]] = {
     ),
     "no-least-nodes": (_set("personalization.minNodes", 0), "spec.personalization.minNodes"),
     "impatient-watchdog": (_set("runPolicy", {"stallTimeoutSeconds": 29}), "spec.runPolicy.stallTimeoutSeconds"),
+    "impatient-half-gang": (
+        _set("runPolicy", {"placementTimeoutSeconds": 29}),
+        "spec.runPolicy.placementTimeoutSeconds",
+    ),
     "negative-stall-timeout": (_set("runPolicy", {"stallTimeoutSeconds": -1}), "spec.runPolicy.stallTimeoutSeconds"),
     "text-for-a-number": (_set("personalization.steps", "many"), "spec.personalization.steps"),
 }

@@ -16,7 +16,7 @@ import asyncio
 import json
 import logging
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -32,14 +32,14 @@ class NotYet(Exception):
     """Pod 0 cannot be joined now: why."""
 
 
-async def host(gang: str, pods: int, listener: socket.socket, tick: Callable[[], Awaitable[None]]) -> None:
+async def host(gang: str, pods: int, listener: socket.socket, check: Callable[[], None] = lambda: None) -> None:
     """In pod 0: returns when all pods of the gang have called and been told to go; the port is free again then.
 
     Args:
         gang: name of the gang.
         pods: how many it has, this one included.
         listener: where they call.
-        tick: awaited every few seconds meanwhile, and before the first; what it raises is raised.
+        check: called every few seconds meanwhile; what it raises is raised.
     """
     present: dict[int, asyncio.StreamWriter] = {}
     changed = asyncio.Event()
@@ -59,6 +59,8 @@ async def host(gang: str, pods: int, listener: socket.socket, tick: Callable[[],
             await reader.read()  # whoever waits says nothing more: this is the end
         except (OSError, ValueError, TimeoutError):  # a stranger, or a caller that is gone
             pass
+        except asyncio.CancelledError:  # all are there, and nobody waits for this one; asyncio would log a traceback
+            pass
         finally:
             if rank is not None and present.get(rank) is writer:
                 del present[rank]
@@ -69,7 +71,7 @@ async def host(gang: str, pods: int, listener: socket.socket, tick: Callable[[],
     try:
         told: set[int] | None = None
         while True:
-            await tick()
+            check()
             missing = set(range(1, pods)) - set(present)
             if not missing:
                 break

@@ -11,8 +11,10 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import threading
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from instructbooth.artifacts.access import open_store
@@ -26,16 +28,13 @@ from instructbooth_trainer.runtime.environment import PodEnvironment
 from instructbooth_trainer.runtime.errors import TransientError
 from instructbooth_trainer.runtime.gathering import NotYet
 from instructbooth_trainer.runtime.listening import listen
+from instructbooth_trainer.runtime.progress import ProgressReporter, RunLabels
 
 log = logging.getLogger(__name__)
 
-PATIENCE = 300.0  # seconds for which the others try to join a pod 0 that lives
+PATIENCE = 300.0  # seconds for a pod 0 that lives and cannot be joined, and for storage that does not answer
 REWRITE = 30.0  # seconds after which pod 0 writes its address anew
 AGAIN = (1.0, 15.0)  # seconds between two tries: the longer one has waited, the longer
-
-
-class Away(NotYet):
-    """Storage cannot say where pod 0 is."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ class Place:
         self.store.put_bytes(self.key, json.dumps({"address": address, "times": times}).encode())
 
     def read(self) -> tuple[str, bytes]:
-        """The address, and all that was written with it. Raises NotYet, ArtifactError if waiting cannot help."""
+        """The address, and all that was written with it. Raises NotYet, ArtifactError."""
         try:
             written = self.store.get_bytes(self.key)
             return str(json.loads(written)["address"]), written
@@ -68,9 +67,9 @@ class Place:
             raise NotYet(f"{self.store.url(self.key)} holds no address ({error!r})") from error
         except ObjectMissing:
             raise NotYet("it has not said where it is") from None
-        except ArtifactError as error:
-            if error.retryable or (self.create_bucket and isinstance(error, BucketNotFound)):
-                raise Away(error.message) from error
+        except BucketNotFound as error:
+            if self.create_bucket:  # pod 0 makes it
+                raise NotYet(error.message) from error
             raise
 
 
@@ -85,28 +84,56 @@ def meet(pod: PodEnvironment, env: Mapping[str, str], patience: float = PATIENCE
     gang = gang_name(pod.job.namespace, child_name(pod.job.name, pod.stage, pod.attempt))
     place = None if pod.coordinator else Place.of(pod, env)
     if pod.node_rank == 0:
-        asyncio.run(_host(pod, gang, port, place))
+        _gather(pod, gang, port, place)
         return "localhost"  # rank 0 listens on all addresses
     return _Caller(pod, gang, port, place, patience).join()
 
 
-async def _host(pod: PodEnvironment, gang: str, port: int, place: Place | None) -> None:
-    written, times = float("-inf"), 0
+class _Writer:
+    """Pod 0 says where it is, again and again, in a thread: storage that hangs must not keep it from its callers."""
 
-    async def tick() -> None:
-        nonlocal written, times
-        if place is None or time.monotonic() - written < REWRITE:
-            return
-        try:
-            await asyncio.to_thread(place.write, pod.address, times)
-        except ArtifactError as error:
-            if times == 0 or not error.retryable:
-                raise
-            log.warning("the address cannot be written anew: %s", error.message)
-        written, times = time.monotonic(), times + 1
+    def __init__(self, place: Place, address: str | None) -> None:
+        """Writes it for the first time. Raises ArtifactError."""
+        self._place, self._address = place, address
+        self._failed: ArtifactError | None = None
+        self._over = threading.Event()
+        place.write(address, 0)
+        self._written = time.monotonic()
+        threading.Thread(target=self._go_on, name="rendezvous", daemon=True).start()
 
-    with listen(port) as listener:
-        await gathering.host(gang, pod.nodes, listener, tick)
+    def check(self) -> None:
+        """Raises ArtifactError if the others cannot know any more that this pod lives."""
+        if self._failed and (not self._failed.retryable or time.monotonic() - self._written > PATIENCE):
+            raise self._failed
+
+    def stop(self) -> None:
+        """The gang is there."""
+        self._over.set()
+
+    def _go_on(self) -> None:
+        times = 1
+        while not self._over.wait(REWRITE):
+            try:
+                self._place.write(self._address, times)
+            except ArtifactError as error:
+                log.warning("the address cannot be written anew: %s", error.message)
+                self._failed = error
+            else:
+                self._failed, self._written, times = None, time.monotonic(), times + 1
+
+
+def _gather(pod: PodEnvironment, gang: str, port: int, place: Place | None) -> None:
+    """In pod 0: return when all are there. The operator can see meanwhile that it lives."""
+    progress = ProgressReporter(RunLabels(pod.job.namespace, pod.job.name, pod.stage, pod.attempt))
+    with ExitStack() as stack:
+        listener = stack.enter_context(listen(port))
+        if not pod.local:
+            progress.serve(Port.METRICS)
+            stack.callback(progress.close)
+        writer = _Writer(place, pod.address) if place else None
+        if writer:
+            stack.callback(writer.stop)
+        asyncio.run(gathering.host(gang, pod.nodes, listener, writer.check if writer else lambda: None))
 
 
 class _Caller:
@@ -114,8 +141,10 @@ class _Caller:
 
     def __init__(self, pod: PodEnvironment, gang: str, port: int, place: Place | None, patience: float) -> None:
         self._pod, self._gang, self._port, self._place, self._patience = pod, gang, port, place, patience
-        self._first: bytes | None = None  # what was written when pod 0 was looked for first
-        self._stuck: float | None = None  # since when pod 0 lives, or storage is away, and it cannot be joined
+        self._written: bytes | None = None  # what was read last
+        self._changed = float("-inf")  # when that was something new
+        self._lives: float | None = None  # since when pod 0 has lived, and could not be joined
+        self._away: float | None = None  # since when storage has not answered
         self._told: object = None
 
     def join(self) -> str:
@@ -133,19 +162,33 @@ class _Caller:
 
     def _find(self) -> str:
         assert self._place is not None
-        address, written = self._place.read()
-        self._first = self._first or written
-        if written != self._first:
-            self._stuck = self._stuck or time.monotonic()
+        try:
+            address, written = self._place.read()
+        except NotYet:
+            self._away = None
+            raise
+        except ArtifactError as error:
+            now = time.monotonic()
+            self._away = self._away or now
+            if not error.retryable or now - self._away >= self._patience:
+                raise
+            raise NotYet(error.message) from error
+        self._away = None
+        if written != self._written:
+            if self._written is not None:
+                self._changed = time.monotonic()
+            self._written = written
         return address
 
     def _wait_on(self, problem: NotYet) -> None:
-        if self._place is None or isinstance(problem, Away):  # nobody else says whether a host known beforehand lives
-            self._stuck = self._stuck or time.monotonic()
-        if self._stuck is None:
+        now = time.monotonic()
+        # Nobody says of a host that is known beforehand whether it lives: it is taken for granted.
+        lives = self._place is None or now - self._changed < 3 * REWRITE
+        self._lives = (self._lives or now) if lives else None
+        if self._lives is None:
             self._say(str(problem), f"waiting for pod 0: {problem}")
             return
-        left = self._stuck + self._patience - time.monotonic()
+        left = self._lives + self._patience - now
         if left <= 0:
             raise TransientError(
                 "CoordinatorUnreachable",
@@ -155,7 +198,7 @@ class _Caller:
         self._say(str(problem), f"waiting for pod 0, {left:.0f} s at most: {problem}")
 
     def _welcome(self, there: int) -> None:
-        self._first = self._stuck = None  # if it goes away now, who knows whether another one comes
+        self._lives, self._changed = None, float("-inf")  # if it goes away now, who knows whether another one comes
         self._say(there, f"{there} of {self._pod.nodes} pods are there; waiting for the others")
 
     def _say(self, what: object, line: str) -> None:

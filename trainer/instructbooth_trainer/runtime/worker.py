@@ -96,7 +96,7 @@ def make_watchdog(pod: PodEnvironment, tail: LogTail) -> Watchdog | None:
 def make_context(pod: PodEnvironment, stop: StopFlag, watchdog: Watchdog | None = None) -> RunContext:
     """Everything a recipe needs, checked; rank 0's progress is served from here on.
 
-    The watchdog watches from then on: until then every wait has a bound of its own.
+    The watchdog watches from then on: until then waits have bounds of their own, or the operator's (decision 0031).
     """
     shape = pod.job.spec.stage(pod.stage)
     progress = ProgressReporter(
