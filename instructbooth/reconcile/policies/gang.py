@@ -239,6 +239,8 @@ def _watch(scene: Scene, stage: StageStatus, child: ChildJob, evidence: Evidence
         return Step(stage, (Apply(own),) if missing else (), again, blocker=blocker)
     if not blocked.started(child):
         return Step(stage, requeue_after=blocked.look_again_seconds(child, now))
+    if progress := scene.observed.progress.get(child.name):
+        stage = _changed(stage, progress=visible.merged(stage.progress, progress))
     silence = scene.observed.silence.get(child.name)
     left = stall.seconds_left(policy, stage, silence)
     if silence is not None and left is not None and left <= 0:
@@ -247,8 +249,6 @@ def _watch(scene: Scene, stage: StageStatus, child: ChildJob, evidence: Evidence
         if stall.hangs(evidence):
             return _end(scene, stage, stall.diagnosis(stage, policy, silence))
         left = GOING_SECONDS  # a pod of it is on its way out: how that ends is seen elsewhere
-    progress = scene.observed.progress.get(child.name)
-    stage = _changed(stage, progress=visible.merged(stage.progress, progress)) if progress else stage
     return Step(stage, requeue_after=left, pull=True)
 
 

@@ -111,7 +111,7 @@ def test_what_a_quota_refuses_to_half_a_gang_is_told(bench: Bench, operator: Ope
     bench.placed(P1, 0)
     blocked = bench.wait_true("Blocked", seconds=90)
     assert blocked.reason == "PodsNotCreated"
-    assert "exceeded quota: pods" in blocked.message
+    assert "exceeded quota: few" in blocked.message
 
 
 def test_of_the_run_policy_all_but_the_queue_may_change(bench: Bench) -> None:

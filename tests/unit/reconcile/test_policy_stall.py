@@ -118,6 +118,18 @@ def test_a_gang_is_looked_at_again_when_its_silence_would_be_too_long() -> None:
     assert world.plan().actions == ()
 
 
+def test_that_is_sooner_from_its_first_step_on() -> None:
+    """What rank 0 says and when to look again are one plan: nobody comes back to it before."""
+    world = World(job_object(runPolicy={"stallTimeoutSeconds": 60}))
+    world.settle()
+    world.run(P1)
+    world.silence[P1] = Silence(0, True, True)
+    world.progress[P1] = Progress()
+    assert world.reconcile().requeue_after == 720
+    world.progress[P1] = Progress(step=0, total=100)
+    assert world.reconcile().requeue_after == 120
+
+
 def test_a_pod_that_is_on_its_way_out_does_not_hang() -> None:
     world = hanging()
     world.evidence[P1] = Evidence((Pod("p0", 0, "Running", deletion_asked=START),))
