@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 TIMEOUT_SECONDS = 2.0
 SLOWEST_SECONDS = 60.0  # between two pulls of a rank 0 that never answered; of one that did:
 SLOWEST_HEARD_SECONDS = 15.0
-PULLS_AT_ONCE = 32
+PULLS_AT_ONCE = 32  # from those who answer, and as many from those who do not
 SOUGHT_AT_ONCE = 50
 LISTS_PER_TURN, TURN_SECONDS = 3, 1.0
 ANSWER_LIMIT = 64 * 1024  # bytes
@@ -85,7 +85,7 @@ class ProgressPuller:
     async def __aenter__(self) -> Self:
         timeout = aiohttp.ClientTimeout(total=TIMEOUT_SECONDS)
         self._session = aiohttp.ClientSession(
-            timeout=timeout, connector=aiohttp.TCPConnector(limit=PULLS_AT_ONCE, force_close=True)
+            timeout=timeout, connector=aiohttp.TCPConnector(limit=2 * PULLS_AT_ONCE, force_close=True)
         )
         return self
 
@@ -117,14 +117,18 @@ class ProgressPuller:
     async def run(self) -> None:
         """Pull for ever."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._pull_in_turn())
+            group.create_task(self._pull_in_turn(silent=False))
+            group.create_task(self._pull_in_turn(silent=True))
             group.create_task(self._seek_in_turn())
 
-    async def _pull_in_turn(self) -> None:
+    async def _pull_in_turn(self, *, silent: bool) -> None:
+        """Pull from those who did not answer last time, or from the others: a thousand who do not answer, each of whom
+        takes as long as may be, must not keep those waiting who do.
+        """
         clock = asyncio.get_running_loop().time
         while True:
             known = [(key, target) for key, target in self._targets.items() if target.address]
-            due = [(key, target) for key, target in known if target.due <= clock()]
+            due = [(key, t) for key, t in known if t.due <= clock() and bool(t.failures) is silent]
             for start in range(0, len(due), PULLS_AT_ONCE):
                 await asyncio.gather(*(self._pull(key, target) for key, target in due[start : start + PULLS_AT_ONCE]))
             await asyncio.sleep(min(self._seconds / 2, 1.0))

@@ -259,6 +259,38 @@ def test_a_list_that_does_not_come_back_keeps_nobody_from_being_asked(monkeypatc
     asyncio.run(run())
 
 
+def test_many_who_do_not_answer_keep_nobody_waiting_who_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "TURN_SECONDS", 0.01)
+
+    async def run() -> None:
+        hanging, heard = asyncio.Event(), asyncio.Event()
+        pulls = 0
+
+        async def ask(address: str, gang: str) -> Progress:
+            nonlocal pulls
+            if gang == f"lab/{CHILD}":
+                pulls += hanging.is_set()
+                if pulls > 3:
+                    heard.set()
+                return Progress()
+            target = next(t for t in made._targets.values() if gang == f"lab/{t.child}")
+            if target.failures:
+                hanging.set()
+                await asyncio.sleep(3600)
+            raise aiohttp.ClientError("gone")
+
+        made = ProgressPuller("", 0.01, at("10.0.0.1"), changed=lambda key: None)
+        made._ask = ask  # type: ignore[method-assign]
+        for number in range(100):
+            made.watch(Key("lab", f"other-{number}"), f"other-{number}-personalize-1")
+        made.watch(KEY, CHILD)
+        running = asyncio.create_task(made.run())
+        await asyncio.wait_for(heard.wait(), 30)
+        running.cancel()
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize(
     "body",
     [
