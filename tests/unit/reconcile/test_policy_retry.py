@@ -173,6 +173,10 @@ def test_each_cause_is_charged_to_its_own_budget() -> None:
         ("TrainerFailed", 50, 300),
         ("Disrupted", 3, 0),
         ("Checkpointed", 3, 0),
+        ("Stalled", 3, 0),
+        ("NoRoom", 3, 0),
+        ("PartlyPlaced", 3, 0),
+        ("PodNotStarted", 3, 0),
     ],
 )
 def test_backoff_doubles_up_to_a_cap(reason: str, failures: int, seconds: int) -> None:

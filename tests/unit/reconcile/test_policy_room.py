@@ -187,6 +187,10 @@ def test_it_says_so_gives_them_back_and_tries_again_with_all_nodes(world: World)
     words = f"in {(world.now - placed).total_seconds():.0f} s (runPolicy.placementTimeoutSeconds: 600) no other one did"
     assert stage.failure.message.startswith(f"3 of 4 pods found a node, and {words}: {SAID}")
     assert world.reconcile().actions == (DeleteChild(R1),)
+    assert blocked(world) == f"PartlyPlaced: {stage.failure.message}"
+    world.reconcile()
+    assert world.children[R1].deleting
+    assert blocked(world) == f"PartlyPlaced: {stage.failure.message}"
     world.collect()
     pause = world.reconcile().requeue_after
     assert pause is not None
@@ -232,6 +236,7 @@ def test_a_suspended_job_does_not_come_again_before_it_is_resumed(world: World) 
     world.edit(suspend=True)
     world.settle()
     assert world.status.phase is Phase.SUSPENDED
+    assert blocked(world) == ""
     world.wait(1000)
     world.settle()
     assert R2 not in world.launched
