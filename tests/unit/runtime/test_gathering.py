@@ -116,12 +116,13 @@ def test_strangers_are_told_whose_gang_it_is_and_do_not_count(words: dict[str, A
 
 
 @pytest.mark.parametrize("noise", [b"", b"GET / HTTP/1.1\r\n\r\n", b"[" * 900 + b"\n", b"\xff\n", b"[]\n", b"x" * 9999])
-def test_noise_harms_nobody(noise: bytes) -> None:
+def test_noise_harms_nobody(noise: bytes, caplog: pytest.LogCaptureFixture) -> None:
     pod0 = Pod0(2)
     with socket.create_connection(("127.0.0.1", pod0.port)) as stranger:
         stranger.sendall(noise)
     join("127.0.0.1", pod0.port, GANG, 1, lambda there: None)
     pod0.gathered.result(30)
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
 def test_another_gang_is_not_joined() -> None:
@@ -145,6 +146,7 @@ def test_another_gang_is_not_joined() -> None:
 )
 def test_what_is_no_pod_0_is_not_joined(answer: bytes | None, problem: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gathering, "SILENCE", 0.2)
+    monkeypatch.setattr(gathering, "CONNECT", 3600)
     ended = threading.Event()
 
     def speak() -> None:
@@ -192,6 +194,18 @@ def test_the_port_is_free_for_torch_at_once() -> None:
         pod.result(30)
     store = TCPStore("127.0.0.1", pod0.port, is_master=True, wait_for_workers=False)
     assert store.port == pod0.port
+
+
+def test_the_others_hang_up_first() -> None:
+    """Else the port stays taken for a minute, to whoever does not ask to have it all the same."""
+    pod0 = Pod0(2)
+    with pod0.call(gang=GANG, rank=1) as caller:
+        answers = caller.makefile()
+        wait_until(lambda: json.loads(answers.readline()) == {"go": True})
+        time.sleep(0.2)
+        assert not pod0.gathered.done()
+        answers.close()
+    pod0.gathered.result(30)
 
 
 def test_a_pod_that_is_told_to_go_and_hangs_keeps_nobody(monkeypatch: pytest.MonkeyPatch) -> None:

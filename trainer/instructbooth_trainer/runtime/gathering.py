@@ -94,8 +94,6 @@ async def host(gang: str, pods: int, listener: socket.socket, check: Callable[[]
         try:
             await asyncio.wait_for(changed.wait(), CONNECT)
         except TimeoutError:
-            for writer in list(present.values()):
-                writer.transport.abort()
             return
 
 
