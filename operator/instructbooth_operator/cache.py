@@ -58,11 +58,6 @@ class Cache:
         job = self._jobs.get(key)
         return job and job | {"spec": json.loads(job["spec"])}
 
-    def is_new(self, key: Key) -> bool:
-        """Whether nothing has been done for the job yet."""
-        job = self._jobs.get(key)
-        return job is not None and not job["status"]
-
     def children(self, key: Key, uid: str) -> list[JsonObject]:
         """The child Jobs of the job with that uid, not those of an earlier job of the same name."""
         return [child for child in self._children.get(key, {}).values() if owner_of(child) == (key, uid)]

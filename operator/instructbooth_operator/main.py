@@ -42,8 +42,7 @@ GARBAGE_COLLECTION = 20_000
 
 async def run(settings: Settings, now: Callable[[], datetime] = utc_now) -> None:
     """Run the operator by the wall clock `now`. Returns after SIGTERM or SIGINT; raises what ended it otherwise."""
-    cache, freshness, stop = Cache(), Freshness(), asyncio.Event()
-    queue = WorkQueue[Key](hurries=cache.is_new)  # where many arrive at once, their first pods come before later stages
+    cache, queue, freshness, stop = Cache(), WorkQueue[Key](), Freshness(), asyncio.Event()
     _stop_on_signals(stop)
     async with contextlib.AsyncExitStack() as stack:
         collector = JobCollector(cache)

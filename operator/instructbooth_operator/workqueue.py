@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Hashable
-from itertools import count
+from collections.abc import Hashable
 from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
 
 
-HEAD_START_SECONDS = 30.0  # of keys that hurry: however many there are, nobody else waits much longer for them
-
-
 class WorkQueue(Generic[K]):
-    """Keys to work on, in order of arrival; some are let through before all that came within the last half minute.
+    """Keys to work on, in order of arrival.
 
     A key that is added while it is being worked on is worked on once more afterwards: what its worker has seen may be
     older than the reason for which it was added.
     """
 
-    def __init__(self, hurries: Callable[[K], bool] = lambda key: False) -> None:
-        """`hurries`: whether a key is let through, asked when it arrives."""
-        self._ready: asyncio.PriorityQueue[tuple[float, int, K]] = asyncio.PriorityQueue()
-        self._arrivals = count()
-        self._hurries = hurries
+    def __init__(self) -> None:
+        self._ready: asyncio.Queue[K] = asyncio.Queue()
         self._waiting: set[K] = set()
         self._working: set[K] = set()
         self._again: set[K] = set()
@@ -47,12 +40,11 @@ class WorkQueue(Generic[K]):
             self._again.add(key)
         elif key not in self._waiting:
             self._waiting.add(key)
-            since = loop.time() - (HEAD_START_SECONDS if self._hurries(key) else 0.0)
-            self._ready.put_nowait((since, next(self._arrivals), key))
+            self._ready.put_nowait(key)
 
     async def get(self) -> K:
         """The next key, which is then this worker's until `done`."""
-        _, _, key = await self._ready.get()
+        key = await self._ready.get()
         self._waiting.discard(key)
         self._working.add(key)
         # Whatever it was to be looked at later for is looked at now.

@@ -58,30 +58,6 @@ def test_a_key_has_one_worker_at_a_time_and_nothing_is_lost() -> None:
     asyncio.run(scenario())
 
 
-def test_who_hurries_comes_first_but_nobody_waits_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def scenario() -> None:
-        now = 1000.0
-        monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: now)
-        queue = WorkQueue[str](hurries=lambda key: key.startswith("new"))
-        for key in ("old 1", "new 1", "old 2", "new 2"):
-            queue.add(key)
-            now += 1
-        now += 40  # more than the head start: those that came before go first again
-        queue.add("new 3")
-        assert [await queue.get() for _ in range(5)] == ["new 1", "new 2", "old 1", "old 2", "new 3"]
-
-    asyncio.run(scenario())
-
-
-def test_a_job_is_new_until_something_has_been_done_for_it() -> None:
-    cache = Cache()
-    assert not cache.is_new(KEY)
-    cache.put({**ibj(10, phase="Pending"), "status": {}})
-    assert cache.is_new(KEY)
-    cache.put(ibj(11, phase="Pending"))
-    assert not cache.is_new(KEY)
-
-
 def test_of_several_delays_the_earliest_counts() -> None:
     async def scenario() -> None:
         queue = WorkQueue[str]()

@@ -313,7 +313,7 @@ class Cluster:
             world.evidence[name] = Evidence(there)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(sizes=st.lists(st.integers(2, 4), min_size=2, max_size=4), spare=st.integers(0, 2), seed=st.integers(0, 99))
 def test_gangs_that_compete_all_come_through(sizes: list[int], spare: int, seed: int) -> None:
     jobs: list[World] = []
@@ -323,12 +323,12 @@ def test_gangs_that_compete_all_come_through(sizes: list[int], spare: int, seed:
         obj["metadata"]["uid"] = f"{seed}-{number}"
         jobs.append(World(obj))
     cluster = Cluster(max(sizes) + spare, jobs, random.Random(seed))
-    for _ in range(24 * 240):
+    for _ in range(24 * 360):
         for world in jobs:
             world.settle()
         if all(holds(world.status.conditions, "Succeeded") for world in jobs):
             break
-        cluster.tick(15)
+        cluster.tick(10)
     for world in jobs:
         assert holds(world.status.conditions, "Succeeded"), world.status
         assert world.stage(Stage.REINFORCE).restarts == Restarts()
