@@ -147,6 +147,7 @@ class Pod:
         rank: its index, None if it has none (yet).
         unschedulable: why no node is found for it, in the scheduler's words.
         placed: when one was.
+        running: since when its container runs.
         reason: the kubelet's, where it never came to a container: Evicted, UnexpectedAdmissionError.
         unreachable: since when its node answers nobody.
         deletion_asked: when somebody asked it to go.
@@ -165,6 +166,7 @@ class Pod:
     waiting_message: str = ""
     unschedulable: str = ""
     placed: datetime | None = None
+    running: datetime | None = None
     disruption: str = ""
     disrupted: datetime | None = None
     deletion_asked: datetime | None = None
@@ -212,6 +214,7 @@ class Pod:
             placed=parse_time(scheduled.get("lastTransitionTime")) if scheduled.get("status") == "True" else None,
             disruption=(disruption.get("message") or disruption.get("reason", "")) if disrupted else "",
             disrupted=parse_time(disruption.get("lastTransitionTime")) if disrupted else None,
+            running=parse_time(trainer.get("state", {}).get("running", {}).get("startedAt")),
             # deletionTimestamp is when the grace period is over, not when it was asked for.
             deletion_asked=None if deletion is None else deletion - grace,
             deletion_due=deletion,

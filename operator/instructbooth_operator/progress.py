@@ -117,21 +117,25 @@ class ProgressPuller:
     async def run(self) -> None:
         """Pull for ever."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._pull_in_turn(silent=False))
-            group.create_task(self._pull_in_turn(silent=True))
+            group.create_task(self._pull_in_turn(answer=True))
+            group.create_task(self._pull_in_turn(answer=False))
             group.create_task(self._seek_in_turn())
 
-    async def _pull_in_turn(self, *, silent: bool) -> None:
-        """Pull from those who did not answer last time, or from the others: a thousand who do not answer, each of whom
-        takes as long as may be, must not keep those waiting who do.
+    async def _pull_in_turn(self, *, answer: bool) -> None:
+        """Pull from those who answered last time, or from the others: a thousand who do not, each of whom takes as long
+        as may be, must not keep those waiting who do.
         """
-        clock = asyncio.get_running_loop().time
         while True:
-            known = [(key, target) for key, target in self._targets.items() if target.address]
-            due = [(key, t) for key, t in known if t.due <= clock() and bool(t.failures) is silent]
-            for start in range(0, len(due), PULLS_AT_ONCE):
-                await asyncio.gather(*(self._pull(key, target) for key, target in due[start : start + PULLS_AT_ONCE]))
-            await asyncio.sleep(min(self._seconds / 2, 1.0))
+            due = self._due(answer=answer)[:PULLS_AT_ONCE]
+            await asyncio.gather(*(self._pull(key, target) for key, target in due))
+            await asyncio.sleep(0 if len(due) == PULLS_AT_ONCE else min(self._seconds / 2, 1.0))
+
+    def _due(self, *, answer: bool) -> list[tuple[Key, _Target]]:
+        """Who is to be asked now, those first who were heard before, and have failed least."""
+        now = asyncio.get_running_loop().time()
+        known = [(key, target) for key, target in self._targets.items() if target.address and target.due <= now]
+        due = [(key, target) for key, target in known if (target.heard and not target.failures) is answer]
+        return sorted(due, key=lambda pair: (not pair[1].heard, pair[1].failures, pair[1].due))
 
     async def _seek_in_turn(self) -> None:
         while True:

@@ -28,7 +28,8 @@ _CREATE_WARNING = "FailedCreate"
 TELLING = _MOUNT_WARNINGS | {_CREATE_WARNING}
 """Reasons of those warnings that `blocker` understands."""
 # Reasons whose words change all the time without saying anything new: the first words are kept.
-CHATTY = frozenset({"ImagePullFailed", "Unschedulable"})
+CHATTY = frozenset({"ImagePullFailed", "Unschedulable", "PodsNotCreated"})
+_QUOTA = "exceeded quota"  # the admission plug-in's words
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,9 @@ def blocker(spec: InstructBoothJobSpec, stage: Stage, child: ChildJob, evidence:
 def refusal(child: ChildJob, evidence: Evidence) -> str | None:
     """Why there is no place for some pod of the gang, in the words of who says so: the scheduler, or a quota."""
     said = next((pod.unschedulable for pod in evidence.pods if pod.unschedulable), None)
-    return said or _not_created(child, evidence)
+    refused = _not_created(child, evidence)
+    # Whatever else forbids a pod (a webhook that is down, a ServiceAccount that is missing) says nothing of room.
+    return said or (refused if refused and _QUOTA in refused else None)
 
 
 def _not_created(child: ChildJob, evidence: Evidence) -> str | None:

@@ -66,16 +66,18 @@ def never_started(child: ChildJob, evidence: Evidence, now: datetime) -> Diagnos
     """What is to be said of a pod that has a node and does not start there, while others of its gang wait for it.
 
     Something is wrong with that node, or with what the pod needs of it. Where nothing of a gang runs, that is shown and
-    waited for (blocked.py). Where the rest holds nodes, it has a bound, and is charged as a failure.
+    waited for (blocked.py), however long: what was missing may come at last, to one pod sooner than to another. Where
+    others have waited for it, it has a bound, and is charged as a failure.
     """
-    if child.ready == 0:
+    begun = [pod.running for pod in evidence.pods if pod.running]
+    if not begun or now - min(begun) < START_TIMEOUT:
         return None
     for pod in _placed(evidence):
         if pod.phase == "Pending" and _since(pod, now) >= START_TIMEOUT:
             why = f"{pod.waiting_reason}: {pod.waiting_message}" if pod.waiting_reason else "its node does not say why"
             message = (
                 f"rank {pod.rank} has not started on its node {pod.node} for {START_TIMEOUT.total_seconds():.0f} s, "
-                f"while {child.ready} of {child.parallelism} pods wait for it: {why}; "
+                f"while {len(begun)} of {child.parallelism} pods wait for it: {why}; "
                 f"`kubectl describe pod {pod.name}` and the node's kubelet may tell more"
             )
             return Diagnosis(

@@ -37,7 +37,8 @@ def seconds_left(policy: RunPolicy, stage: StageStatus, silence: Silence | None)
     limit = patience(policy)
     if limit is None or not (stage.progress or (silence and silence.heard)):
         return None
-    if not (stage.progress and stage.progress.total):
+    # What an attempt said before it was suspended says nothing of where its new pods are.
+    if not (silence and silence.heard and stage.progress and stage.progress.total):
         limit += _BEFORE_THE_FIRST_STEP_SECONDS
     return limit - (silence.seconds if silence else 0.0)
 

@@ -259,6 +259,26 @@ def test_a_list_that_does_not_come_back_keeps_nobody_from_being_asked(monkeypatc
     asyncio.run(run())
 
 
+def test_those_who_were_heard_and_have_failed_least_are_asked_first_of_those_who_do_not_answer(clock: Clock) -> None:
+    made = ProgressPuller("", 5, at("10.0.0.1"), changed=lambda key: None)
+    for name, heard, failures, due in (
+        ("answers", True, 0, 0),
+        ("never heard", False, 0, 0),
+        ("failed often", True, 9, 0),
+        ("failed once", True, 1, 0),
+        ("failed once, later", True, 1, 500),
+        ("not due", True, 1, 5000),
+        ("lost", True, 0, 0),
+    ):
+        made.watch(Key("lab", name), "mascot-personalize-1")
+        target = made._targets[Key("lab", name)]
+        target.heard, target.failures, target.due = heard, failures, due
+        target.address = None if name == "lost" else "10.0.0.1"
+    assert [key.name for key, _ in made._due(answer=True)] == ["answers"]
+    names = [key.name for key, _ in made._due(answer=False)]
+    assert names == ["failed once", "failed once, later", "failed often", "never heard"]
+
+
 def test_many_who_do_not_answer_keep_nobody_waiting_who_does(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "TURN_SECONDS", 0.01)
 

@@ -135,3 +135,11 @@ def test_a_pod_knows_how_many_its_gang_has_and_when_it_found_a_node() -> None:
     placed["status"] = "False"
     assert Pod.from_object(obj).placed is None
     assert Pod.from_object({"metadata": {"name": "a stranger"}}).gang == 1
+
+
+def test_a_pod_knows_since_when_it_runs() -> None:
+    trainer: dict[str, Any] = {"name": "trainer", "state": {"running": {"startedAt": TIME}}}
+    obj = {"metadata": {"name": "p0"}, "status": {"containerStatuses": [trainer]}}
+    assert Pod.from_object(obj).running == parse_time(TIME)
+    trainer["state"] = {"waiting": {"reason": "ContainerCreating"}}
+    assert Pod.from_object(obj).running is None

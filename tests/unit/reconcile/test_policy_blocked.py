@@ -190,3 +190,17 @@ def test_the_scheduler_s_changing_words_are_not_written_again_and_again() -> Non
     condition = find(world.status.conditions, "Blocked")
     assert condition is not None
     assert "0/0 nodes" in condition.message
+
+
+def test_what_a_quota_says_anew_for_each_pod_it_refuses_is_written_once() -> None:
+    world = World()
+    world.settle()
+    world.wait(30)
+    for pod in ("mascot-personalize-1-0-x7f2p", "mascot-personalize-1-0-k9sdq"):
+        message = f'pods "{pod}" is forbidden: exceeded quota: gpus'
+        world.evidence[P1] = Evidence((), (Warning(P1, "FailedCreate", message),))
+        world.settle()
+        world.wait(30)
+    condition = find(world.status.conditions, "Blocked")
+    assert condition is not None
+    assert (condition.reason, "x7f2p" in condition.message) == ("PodsNotCreated", True)

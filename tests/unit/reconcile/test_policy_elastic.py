@@ -22,6 +22,7 @@ CHILD = ChildJob(R1, Stage.REINFORCE, 1, 4, START, started=START)
 STATUS = StageStatus(name=Stage.REINFORCE, attempt=1, nodes=4)
 SAID = "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."
 REFUSED = Warning(R1, "FailedCreate", "exceeded quota: gpus")
+WEBHOOK = Warning(R1, "FailedCreate", 'failed calling webhook "pods.example.com": connection refused')
 
 
 def pods(placed: int, waiting: int) -> Evidence:
@@ -45,6 +46,7 @@ def elastic_job(least: int | None, **policy: Any) -> dict[str, Any]:
         pytest.param(2, 4, Evidence(), 300, None, id="no pods yet"),
         pytest.param(2, 4, Evidence(pods(3, 0).pods, (REFUSED,)), 300, 0, id="a quota"),
         pytest.param(2, 4, Evidence(pods(4, 0).pods, (REFUSED,)), 300, None, id="a quota that was there"),
+        pytest.param(2, 4, Evidence((), (WEBHOOK,)), 300, None, id="a webhook that is down is no want of room"),
     ],
 )
 def test_when_a_gang_is_given_up_for_a_smaller_one(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -26,6 +26,7 @@ CHILD = ChildJob(R1, Stage.REINFORCE, 1, 4, START, started=START)
 SAID = "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."
 QUOTA = "exceeded quota: gpus, requested: requests.nvidia.com/gpu=1, used: 3, limited: 3"
 REFUSED = Warning(R1, "FailedCreate", QUOTA)
+WEBHOOK = Warning(R1, "FailedCreate", 'failed calling webhook "pods.example.com": connection refused')
 
 
 def pods(placed: int, waiting: int, at: float = 0) -> tuple[Pod, ...]:
@@ -44,6 +45,7 @@ def gone(pod: Pod) -> Pod:
         pytest.param(Evidence(pods(3, 1)), 600, id="half a gang"),
         pytest.param(Evidence(pods(3, 1, at=500)), 1100, id="since it found its last place"),
         pytest.param(Evidence(pods(3, 0), (REFUSED,)), 600, id="a quota"),
+        pytest.param(Evidence(pods(3, 0), (WEBHOOK,)), None, id="no want of room"),
         pytest.param(Evidence(pods(4, 0)), None, id="a whole one that has not begun: an image is pulled, for one"),
         pytest.param(Evidence(pods(4, 0), (REFUSED,)), None, id="a quota that was there"),
         pytest.param(Evidence(pods(0, 4)), None, id="it holds nothing"),
@@ -93,21 +95,31 @@ def test_the_pause_leaves_the_scheduler_time(timeout: int, shortest: int, longes
 
 
 @pytest.mark.parametrize(
-    ("pod", "ready", "minutes", "lame"),
+    ("pod", "begun", "minutes", "lame"),
     [
-        pytest.param(Pod("p1", 1, placed=START, node="n1"), 1, 31, True, id="on a bad node"),
-        pytest.param(Pod("p1", 1, placed=START, node="n1"), 1, 29, False, id="it may be a large image"),
-        pytest.param(Pod("p1", 1, placed=START, node="n1"), 0, 31, False, id="nothing waits for it"),
-        pytest.param(Pod("p1", 1, "Running", placed=START, node="n1"), 1, 31, False, id="it runs"),
-        pytest.param(Pod("p1", 1, unschedulable=SAID), 1, 31, False, id="it has no node"),
-        pytest.param(gone(Pod("p1", 1, placed=START)), 1, 31, False, id="it is on its way out"),
+        pytest.param(Pod("p1", 1, placed=START, node="n1"), START, 31, True, id="on a bad node"),
+        pytest.param(Pod("p1", 1, placed=START, node="n1"), START, 29, False, id="it may be a large image"),
+        pytest.param(Pod("p1", 1, placed=START, node="n1"), None, 31, False, id="nothing waits for it"),
+        pytest.param(
+            Pod("p1", 1, placed=START, node="n1"),
+            START + timedelta(minutes=40),
+            41,
+            False,
+            id="what both missed has come",
+        ),
+        pytest.param(
+            Pod("p1", 1, placed=START + timedelta(minutes=20), node="n1"), START, 41, False, id="it found its node late"
+        ),
+        pytest.param(Pod("p1", 1, "Running", placed=START, node="n1"), START, 31, False, id="it runs"),
+        pytest.param(Pod("p1", 1, unschedulable=SAID), START, 31, False, id="it has no node"),
+        pytest.param(gone(Pod("p1", 1, placed=START)), START, 31, False, id="it is on its way out"),
     ],
 )
 def test_a_pod_that_never_starts_on_its_node_ends_the_gang_that_waits_for_it(
-    pod: Pod, ready: int, minutes: int, lame: bool
+    pod: Pod, begun: datetime | None, minutes: int, lame: bool
 ) -> None:
-    evidence = Evidence((Pod("p0", 0, "Running", placed=START), pod))
-    child = replace(CHILD, ready=ready, parallelism=2)
+    evidence = Evidence((Pod("p0", 0, "Running" if begun else "Pending", placed=START, running=begun), pod))
+    child = replace(CHILD, parallelism=2)
     found = never_started(child, evidence, START + timedelta(minutes=minutes))
     assert (found is not None) is lame
     if found:
@@ -118,7 +130,7 @@ def test_it_is_charged_as_a_failure_in_the_kubelet_s_words() -> None:
     world = through(World(job_object()), P1)
     stuck = Pod("p1", 1, placed=world.now, node="n1", waiting_reason="ErrImagePull", waiting_message="no route")
     world.change(R1, ready=1)
-    world.evidence[R1] = Evidence((Pod("p0", 0, "Running", placed=world.now), stuck))
+    world.evidence[R1] = Evidence((Pod("p0", 0, "Running", placed=world.now, running=world.now), stuck))
     world.wait(60)
     world.settle()
     assert blocked(world).startswith("ImagePullFailed")
@@ -128,7 +140,7 @@ def test_it_is_charged_as_a_failure_in_the_kubelet_s_words() -> None:
     stage = world.stage(Stage.REINFORCE)
     assert (world.launched[-1], stage.restarts) == (R2, Restarts(failures=1))
     assert stage.failure is not None
-    assert "rank 1 has not started on its node n1 for 1800 s" in stage.failure.message
+    assert "rank 1 has not started on its node n1 for 1800 s, while 1 of 2 pods wait for it" in stage.failure.message
     assert "ErrImagePull: no route" in stage.failure.message
 
 

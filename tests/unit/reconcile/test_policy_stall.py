@@ -30,10 +30,11 @@ UNHEARD = StageStatus(name=Stage.PERSONALIZE, attempt=1)
         pytest.param(60, LOADING, Silence(719, True, True), 1, id="or loads"),
         pytest.param(60, LOADING, Silence(721, True, False), -1, id="not for ever"),
         pytest.param(60, UNHEARD, Silence(9999, False, False), None, id="never heard: maybe out of reach"),
-        pytest.param(60, HEARD_BEFORE, Silence(121, False, False), -1, id="heard by an earlier operator"),
+        pytest.param(60, HEARD_BEFORE, Silence(719, False, False), 1, id="heard by an earlier operator, or suspended"),
+        pytest.param(60, HEARD_BEFORE, Silence(721, False, False), -1, id="and never again"),
         pytest.param(0, UNHEARD, Silence(9999, True, True), None, id="off"),
         pytest.param(60, UNHEARD, None, None, id="nobody pulls"),
-        pytest.param(60, HEARD_BEFORE, None, 120, id="the operator has just begun, and comes back to it"),
+        pytest.param(60, HEARD_BEFORE, None, 720, id="the operator has just begun, and comes back to it"),
     ],
 )
 def test_how_long_silence_is_borne(

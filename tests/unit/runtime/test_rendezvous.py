@@ -211,7 +211,7 @@ class Storage:
     """What Place.read and Place.write meet, by turns: errors, or what is there."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.error: ArtifactError | None = None
+        self.error: Exception | None = None
         self.asked = 0
         for name in ("read", "write"):
             monkeypatch.setattr(Place, name, self._behind(getattr(Place, name)))
@@ -320,17 +320,64 @@ def test_a_write_that_hangs_keeps_no_gang_from_going(
     assert gathered.result(30) == "localhost"
 
 
-@pytest.mark.parametrize(("times", "error"), [(0, EndpointUnreachable("away")), (1, AccessDenied("no"))])
-def test_a_pod_0_that_cannot_say_where_it_is_fails(
-    times: int, error: ArtifactError, pod: PodEnvironment, env: dict[str, str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("error", [EndpointUnreachable("away"), AccessDenied("no")])
+def test_a_pod_0_that_cannot_say_where_it_is_fails_at_once(
+    error: ArtifactError, pod: PodEnvironment, env: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    Storage(monkeypatch).error = error
+    with pytest.raises(type(error)):
+        meet(pod, env)
+
+
+@pytest.mark.parametrize("error", [AccessDenied("who are you?"), OSError("an odd one")])
+def test_an_odd_answer_of_storage_in_hours_of_waiting_is_borne(
+    error: Exception, pod: PodEnvironment, env: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its users are not loaded yet, it has too much to do: after it has once said yes that is nobody's mistake."""
     storage = Storage(monkeypatch)
-    storage.error = None if times else error
     gathered = spawn(meet, pod, env)
-    wait_until(lambda: storage.asked > times or storage.asked == 1)
+    wait_until(lambda: storage.asked == 1)
+    storage.error = error
+    wait_until(lambda: storage.asked > 3)
+    storage.error = None
+    assert meet(replace(pod, node_rank=1), env) == "127.0.0.1"
+    gathered.result(30)
+
+
+def test_so_it_is_by_the_others(pod: PodEnvironment, env: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = Storage(monkeypatch)
+    other = spawn(meet, replace(pod, node_rank=1), env, 10)
+    wait_until(lambda: storage.asked > 1)
+    storage.error = AccessDenied("who are you?")
+    seen = storage.asked
+    wait_until(lambda: storage.asked > seen + 3)
+    storage.error = None
+    assert not other.done()
+    assert meet(pod, env) == "localhost"
+    assert other.result(30) == "127.0.0.1"
+
+
+@pytest.mark.parametrize("error", [AccessDenied("no"), OSError("an odd one")])
+def test_but_not_for_ever(
+    error: Exception, pod: PodEnvironment, env: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rendezvous, "PATIENCE", 0.5)
+    storage = Storage(monkeypatch)
+    gathered = spawn(meet, pod, env)
+    wait_until(lambda: storage.asked == 1)
     storage.error = error
     with pytest.raises(type(error)):
         gathered.result(30)
+
+
+def test_a_pod_0_whose_write_hangs_ends_as_well(
+    pod: PodEnvironment, env: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rendezvous, "PATIENCE", 0.5)
+    write = Place.write
+    monkeypatch.setattr(Place, "write", lambda *given: time.sleep(3600) if given[2] else write(*given))
+    with pytest.raises(EndpointUnreachable, match="no answer to a write"):
+        meet(pod, env)
 
 
 def test_while_it_gathers_the_operator_can_see_that_pod_0_lives(

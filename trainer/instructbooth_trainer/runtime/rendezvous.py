@@ -18,7 +18,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from instructbooth.artifacts.access import open_store
-from instructbooth.artifacts.errors import ArtifactError, BucketNotFound, ObjectMissing
+from instructbooth.artifacts.errors import ArtifactError, BucketNotFound, EndpointUnreachable, ObjectMissing
 from instructbooth.artifacts.layout import RunLayout
 from instructbooth.artifacts.store import ObjectStore
 from instructbooth.contract import Port
@@ -95,16 +95,19 @@ class _Writer:
     def __init__(self, place: Place, address: str | None) -> None:
         """Writes it for the first time. Raises ArtifactError."""
         self._place, self._address = place, address
-        self._failed: ArtifactError | None = None
+        self._failed: Exception | None = None
         self._over = threading.Event()
         place.write(address, 0)
         self._written = time.monotonic()
         threading.Thread(target=self._go_on, name="rendezvous", daemon=True).start()
 
     def check(self) -> None:
-        """Raises ArtifactError if the others cannot know any more that this pod lives."""
-        if self._failed and (not self._failed.retryable or time.monotonic() - self._written > PATIENCE):
-            raise self._failed
+        """Raises if the others cannot know any more that this pod lives: what storage said last.
+
+        Whatever it says after it has once said yes is borne for a while: one odd answer in hours is nobody's mistake.
+        """
+        if time.monotonic() - self._written > REWRITE + PATIENCE:
+            raise self._failed or EndpointUnreachable(f"{self._place.store.url(self._place.key)}: no answer to a write")
 
     def stop(self) -> None:
         """The gang is there."""
@@ -115,11 +118,11 @@ class _Writer:
         while not self._over.wait(REWRITE):
             try:
                 self._place.write(self._address, times)
-            except ArtifactError as error:
-                log.warning("the address cannot be written anew: %s", error.message)
+            except Exception as error:  # noqa: BLE001 - a thread that ends would look like a pod that is gone
+                log.warning("the address cannot be written anew: %s", error)
                 self._failed = error
             else:
-                self._failed, self._written, times = None, time.monotonic(), times + 1
+                self._written, times = time.monotonic(), times + 1
 
 
 def _gather(pod: PodEnvironment, gang: str, port: int, place: Place | None) -> None:
@@ -145,6 +148,7 @@ class _Caller:
         self._changed = float("-inf")  # when that was something new
         self._lives: float | None = None  # since when pod 0 has lived, and could not be joined
         self._away: float | None = None  # since when storage has not answered
+        self._answered = False  # whether it ever has
         self._told: object = None
 
     def join(self) -> str:
@@ -165,15 +169,17 @@ class _Caller:
         try:
             address, written = self._place.read()
         except NotYet:
-            self._away = None
+            self._away, self._answered = None, True
             raise
         except ArtifactError as error:
             now = time.monotonic()
             self._away = self._away or now
-            if not error.retryable or now - self._away >= self._patience:
+            # One odd answer in hours is nobody's mistake; one at the beginning may be.
+            borne = error.retryable or self._answered
+            if not borne or now - self._away >= self._patience:
                 raise
             raise NotYet(error.message) from error
-        self._away = None
+        self._away, self._answered = None, True
         if written != self._written:
             if self._written is not None:
                 self._changed = time.monotonic()
