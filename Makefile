@@ -79,7 +79,7 @@ e2e-kueue: $(STAMP) ## Queues against a real Kueue, built once, installed for th
 	@$(CLUSTER_SCRIPT) images operator trainer kueue
 	timeout 2100 $(BIN)/pytest tests/kueue
 
-e2e-nodes: $(STAMP) ## A rank loses its network, a node its power (needs the cluster that `make cluster` makes from source); nightly
+e2e-nodes: $(STAMP) ## A rank loses its network, a node its power, two half gangs meet (needs the cluster that `make cluster` makes from source); nightly
 	timeout 2100 $(BIN)/pytest -s tests/nodes
 
 generate: $(STAMP) ## Write CRD, chart copy and field reference from instructbooth/spec
