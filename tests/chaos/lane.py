@@ -76,7 +76,9 @@ class Lane:
         owned = {name for name, obj in objects.items() if _owner(obj) == job["metadata"]["uid"]}
         return Portrait(
             phase=status.get("phase", ""),
-            stages=[{key: stage[key] for key in keep if key in stage} for stage in status.get("stages", ())],
+            stages=[
+                _without_times({key: stage[key] for key in keep if key in stage}) for stage in status.get("stages", ())
+            ],
             conditions=sorted(conditions),
             objects=sorted(objects),
             orphans=sorted(objects.keys() - owned),
@@ -123,6 +125,13 @@ class Lane:
     def story(self) -> str:
         """What happened, for people."""
         return self.seat.story()
+
+
+def _without_times(stage: JsonObject) -> JsonObject:
+    """No two runs fail at the same second."""
+    if "failure" not in stage:
+        return stage
+    return stage | {"failure": {key: value for key, value in stage["failure"].items() if key != "time"}}
 
 
 def _owner(obj: JsonObject) -> str | None:
