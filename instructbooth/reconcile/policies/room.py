@@ -51,8 +51,9 @@ def failure(job: ResolvedJob, child: ChildJob, evidence: Evidence, now: datetime
 
 def blocker(failure: Failure | None) -> blocked.Blocker | None:
     """Why a gang that gave way is not there."""
-    given_way = failure is not None and failure.reason == PARTLY_PLACED
-    return blocked.Blocker(PARTLY_PLACED, failure.message) if failure and given_way else None
+    if failure is None or failure.reason != PARTLY_PLACED:
+        return None
+    return blocked.Blocker(PARTLY_PLACED, failure.message)
 
 
 def pause_left(job: ResolvedJob, stage: StageStatus, failure: Failure | None, now: datetime) -> float:

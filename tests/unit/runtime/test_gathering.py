@@ -16,7 +16,7 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from instructbooth_trainer.runtime import gathering
 from instructbooth_trainer.runtime.gathering import NotYet, host, join
 from instructbooth_trainer.runtime.listening import listen
-from tests.unit.runtime.background import spawn
+from tests.unit.runtime.background import spawn, wait_until
 
 GANG = "team/rex-reinforce-2"
 
@@ -34,13 +34,6 @@ class Pod0:
         caller = socket.create_connection(("127.0.0.1", self.port), timeout=30)
         caller.sendall(json.dumps(words).encode() + b"\n")
         return caller
-
-
-def wait_until(condition: Any) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 @pytest.fixture(autouse=True)

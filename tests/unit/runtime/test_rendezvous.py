@@ -26,7 +26,7 @@ from instructbooth_trainer.runtime.environment import PodEnvironment
 from instructbooth_trainer.runtime.errors import TransientError
 from instructbooth_trainer.runtime.gathering import NotYet
 from instructbooth_trainer.runtime.rendezvous import Place, meet
-from tests.unit.runtime.background import spawn
+from tests.unit.runtime.background import spawn, wait_until
 
 
 @pytest.fixture
@@ -65,13 +65,6 @@ def address_of(pod: PodEnvironment, env: dict[str, str]) -> dict[str, Any]:
         return dict(json.loads(place.read()[1]))
     except NotYet:
         return {}
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 @pytest.mark.parametrize("first", [0, 1])
@@ -289,18 +282,6 @@ def test_storage_that_is_away_while_pod_0_waits_does_not_end_it(
     gathered.result(30)
 
 
-def test_a_pod_0_whose_storage_stays_away_ends_as_nobody_can_know_that_it_lives(
-    pod: PodEnvironment, env: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(rendezvous, "PATIENCE", 0.3)
-    storage = Storage(monkeypatch)
-    gathered = spawn(meet, pod, env)
-    wait_until(lambda: storage.asked == 1)
-    storage.error = EndpointUnreachable("nobody at minio:9000")
-    with pytest.raises(EndpointUnreachable):
-        gathered.result(30)
-
-
 def test_a_write_that_hangs_keeps_no_gang_from_going(
     pod: PodEnvironment, env: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -357,8 +338,8 @@ def test_so_it_is_by_the_others(pod: PodEnvironment, env: dict[str, str], monkey
     assert other.result(30) == "127.0.0.1"
 
 
-@pytest.mark.parametrize("error", [AccessDenied("no"), OSError("an odd one")])
-def test_but_not_for_ever(
+@pytest.mark.parametrize("error", [EndpointUnreachable("away"), AccessDenied("no"), OSError("an odd one")])
+def test_but_not_for_ever_as_nobody_can_know_that_pod_0_lives(
     error: Exception, pod: PodEnvironment, env: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rendezvous, "PATIENCE", 0.5)

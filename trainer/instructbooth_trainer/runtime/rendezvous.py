@@ -22,7 +22,6 @@ from instructbooth.artifacts.errors import ArtifactError, BucketNotFound, Endpoi
 from instructbooth.artifacts.layout import RunLayout
 from instructbooth.artifacts.store import ObjectStore
 from instructbooth.contract import Port
-from instructbooth.reconcile.names import child_name, gang_name
 from instructbooth_trainer.runtime import gathering
 from instructbooth_trainer.runtime.environment import PodEnvironment
 from instructbooth_trainer.runtime.errors import TransientError
@@ -81,12 +80,12 @@ def meet(pod: PodEnvironment, env: Mapping[str, str], patience: float = PATIENCE
     if pod.nodes == 1:
         return "localhost"
     port = int(env.get("MASTER_PORT") or Port.COORDINATOR)
-    gang = gang_name(pod.job.namespace, child_name(pod.job.name, pod.stage, pod.attempt))
+    labels = RunLabels(pod.job.namespace, pod.job.name, pod.stage, pod.attempt)
     place = None if pod.coordinator else Place.of(pod, env)
     if pod.node_rank == 0:
-        _gather(pod, gang, port, place)
+        _gather(pod, labels, port, place)
         return "localhost"  # rank 0 listens on all addresses
-    return _Caller(pod, gang, port, place, patience).join()
+    return _Caller(pod, labels.gang, port, place, patience).join()
 
 
 class _Writer:
@@ -125,9 +124,9 @@ class _Writer:
                 self._written, times = time.monotonic(), times + 1
 
 
-def _gather(pod: PodEnvironment, gang: str, port: int, place: Place | None) -> None:
+def _gather(pod: PodEnvironment, labels: RunLabels, port: int, place: Place | None) -> None:
     """In pod 0: return when all are there. The operator can see meanwhile that it lives."""
-    progress = ProgressReporter(RunLabels(pod.job.namespace, pod.job.name, pod.stage, pod.attempt))
+    progress = ProgressReporter(labels)
     with ExitStack() as stack:
         listener = stack.enter_context(listen(port))
         if not pod.local:
@@ -136,7 +135,7 @@ def _gather(pod: PodEnvironment, gang: str, port: int, place: Place | None) -> N
         writer = _Writer(place, pod.address) if place else None
         if writer:
             stack.callback(writer.stop)
-        asyncio.run(gathering.host(gang, pod.nodes, listener, writer.check if writer else lambda: None))
+        asyncio.run(gathering.host(labels.gang, pod.nodes, listener, writer.check if writer else lambda: None))
 
 
 class _Caller:
