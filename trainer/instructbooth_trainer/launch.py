@@ -20,7 +20,7 @@ from instructbooth.contract import Env, ExitCode, Outcome, Port
 from instructbooth_trainer.runtime import outcome as outcomes
 from instructbooth_trainer.runtime.environment import PodEnvironment
 from instructbooth_trainer.runtime.rendezvous import meet
-from instructbooth_trainer.runtime.tail import read_tail
+from instructbooth_trainer.runtime.tail import log_to_stdout, read_tail
 from instructbooth_trainer.runtime.threads import choose_threads
 from instructbooth_trainer.runtime.watchdog import STACKS
 
@@ -72,8 +72,7 @@ def run_workers(pod: PodEnvironment, env: Mapping[str, str], command: tuple[str,
             if child.poll() is None:
                 child.send_signal(signal.SIGTERM)
 
-    form = f"%(asctime)s [pod {pod.node_rank}] %(levelname).1s %(name)s: %(message)s"
-    logging.basicConfig(level=logging.INFO, stream=sys.stdout, format=form, datefmt="%H:%M:%S")
+    log_to_stdout(f"[pod {pod.node_rank}]")
     rank0 = meet(pod, env)  # until then SIGTERM ends this process (main.py): nobody waits for others in vain
     signal.signal(signal.SIGTERM, forward)
     with tempfile.TemporaryDirectory(prefix="outcomes-", dir=pod.workdir) as name:

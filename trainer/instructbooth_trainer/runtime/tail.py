@@ -1,8 +1,9 @@
-"""The last lines of a process's log, for its last word: what people would look for first when it failed."""
+"""A process's log, and its last lines for its last word: what people would look for first when it failed."""
 
 from __future__ import annotations
 
 import logging
+import sys
 from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +11,17 @@ from pathlib import Path
 from instructbooth.contract import LOG_LINES, Env
 
 LINE_LIMIT = 150  # characters kept of a line: a termination message holds 4 KiB
+
+
+def log_to_stdout(who: str) -> None:
+    """Everything to stdout, one line each, with who says it."""
+    logging.basicConfig(
+        level=logging.INFO,
+        stream=sys.stdout,
+        format=f"%(asctime)s {who} %(levelname).1s %(name)s: %(message)s",
+        datefmt="%H:%M:%S",
+        force=True,
+    )
 
 
 class LogTail(logging.Handler):

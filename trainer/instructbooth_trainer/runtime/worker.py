@@ -29,7 +29,7 @@ from instructbooth_trainer.runtime.gang import Gang
 from instructbooth_trainer.runtime.progress import ProgressReporter, RunLabels
 from instructbooth_trainer.runtime.sources import Sources
 from instructbooth_trainer.runtime.stop import StopFlag
-from instructbooth_trainer.runtime.tail import LogTail
+from instructbooth_trainer.runtime.tail import LogTail, log_to_stdout
 from instructbooth_trainer.runtime.threads import choose_threads
 from instructbooth_trainer.runtime.watchdog import Watchdog, listen_for_stacks
 
@@ -40,13 +40,7 @@ COLLECTIVE_TIMEOUT = timedelta(seconds=300)
 
 def setup_logging(rank: str) -> LogTail:
     """Everything to stdout, one line each, with the rank; returns what remembers the last ones."""
-    logging.basicConfig(
-        level=logging.INFO,
-        stream=sys.stdout,
-        format=f"%(asctime)s {rank} %(levelname).1s %(name)s: %(message)s",
-        datefmt="%H:%M:%S",
-        force=True,
-    )
+    log_to_stdout(rank)
     logging.getLogger("httpx").setLevel(logging.WARNING)
     root, tail = logging.getLogger(), LogTail(os.environ)
     tail.setFormatter(root.handlers[0].formatter)
