@@ -65,8 +65,9 @@ unit: $(STAMP) ## Unit and golden tests (no cluster, no server)
 test-gpu: $(STAMP) ## Tests that need a CUDA device; elsewhere they are skipped
 	$(BIN)/pytest $(SLOWEST) tests/gpu
 
+# Side by side as well: half of them mostly wait for a server, the others compute.
 integration: $(STAMP) ## Tests against the real API server and the real MinIO (needs `make cluster`)
-	$(BIN)/pytest $(SLOWEST) tests/integration
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile $(SLOWEST) tests/integration
 
 # Through `python -m`: the operators are forked from a server that would otherwise import the script `pytest` each time.
 chaos: $(STAMP) ## Faults: every crash point once, 10 random schedules (SEEDS=100 for the long run, SEED_BASE=k for others)

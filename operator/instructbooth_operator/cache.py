@@ -7,7 +7,7 @@ something older changes nothing. (resourceVersions of one resource may be compar
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from sys import intern
 from typing import Any, NamedTuple
 
@@ -29,7 +29,7 @@ def version(obj: JsonObject) -> int:
     return int(obj["metadata"]["resourceVersion"])
 
 
-def job_key(obj: JsonObject) -> Key:
+def job_key(obj: Mapping[str, Any]) -> Key:
     """The key of an InstructBoothJob."""
     return Key(obj["metadata"]["namespace"], obj["metadata"]["name"])
 

@@ -17,7 +17,7 @@ from prometheus_client import REGISTRY
 
 from instructbooth.reconcile.pod import TrainerDefaults
 from instructbooth_operator.api import Api
-from instructbooth_operator.cache import Cache, Key
+from instructbooth_operator.cache import Cache, Key, job_key
 from instructbooth_operator.carry_out import Hands
 from instructbooth_operator.freshness import Freshness
 from instructbooth_operator.lease import Lease, LeaseLost
@@ -82,6 +82,7 @@ async def run(settings: Settings, now: Callable[[], datetime] = utc_now) -> None
             puller=puller,
             lookout=lookout,
             defaults=settings.trainer,
+            doubtful={job_key(job): job["metadata"]["uid"] for job in cache.jobs()},
         )
         registry = registry_for(cache, queue, freshness, lookout.awaits)
         watching = watch(registry, settings.namespaces, lambda: _stop_on_signals(stop))
@@ -142,7 +143,7 @@ async def first_of(*tasks: asyncio.Task[None]) -> None:
 @click.option("--resync-seconds", default=120.0, help="Seconds between two full lists.")
 @click.option("--requests-per-second", default=200.0, help="Requests to the API server, at most.")
 @click.option("--requests-at-once", default=32, help="Requests under way at a time, at most.")
-@click.option("--lease", default="", help="Name of the Lease that one replica holds; empty: no election.")
+@click.option("--lease", default="", help="Name of the Lease that one replica holds; empty: there is no other.")
 @click.option("--pod-namespace", envvar="POD_NAMESPACE", default="default", help="Namespace of the Lease.")
 @click.option("--pod-name", envvar="POD_NAME", default=socket.gethostname, help="Who holds the Lease.")
 @click.option("--log-level", default="info", type=click.Choice(["debug", "info", "warning", "error"]))

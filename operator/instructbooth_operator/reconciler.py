@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 
 from instructbooth.reconcile.actions import Apply, Event, Haste, Plan
@@ -33,7 +34,12 @@ TRIES_TO_TELL = 5  # passes that may fail for the sake of events, one after the 
 
 
 class Reconciler:
-    """Brings jobs one step further, one worker at a time for each."""
+    """Brings jobs one step further, one worker at a time for each.
+
+    Args:
+        doubtful: uid by key of the jobs that were there when this process took over: an earlier one may still have a
+            write under way that nobody has seen yet.
+    """
 
     def __init__(
         self,
@@ -45,6 +51,7 @@ class Reconciler:
         puller: ProgressPuller,
         lookout: Lookout,
         defaults: TrainerDefaults,
+        doubtful: Mapping[Key, str],
     ) -> None:
         self._queue = queue
         self._cache = cache
@@ -57,7 +64,7 @@ class Reconciler:
         self._asks = Turns[Key](ASKS_PER_SECOND)
         self._specs = Specs()
         self._untold: Counter[Key] = Counter()
-        self._written: dict[Key, str] = {}  # uid of the jobs whose status this process has written
+        self._doubtful = dict(doubtful)  # and the jobs of which an own write has an unknown end
 
     async def work(self) -> None:
         """Work on whatever comes, for ever. Nothing that goes wrong with one job ends it."""
@@ -94,7 +101,8 @@ class Reconciler:
             self._puller.watch(key, None)
             self._lookout.forget(key)
             self._asks.forget(key)
-            self._specs.forget(self._written.pop(key, ""))
+            self._specs.forget(key)
+            self._doubtful.pop(key, None)
             return None
         seen = self._lookout.take(key)
         made = await self._plan(key, job, seen)
@@ -115,12 +123,13 @@ class Reconciler:
             await self._tell(key, job, event)
         try:
             written = await self._hands.write_status(job, made.status)
-        except ApiError as error:
-            if error.conflict:
+        except Exception as error:
+            self._doubtful[key] = job["metadata"]["uid"]  # for all that is known here it may have been written
+            if isinstance(error, ApiError) and error.conflict:
                 await self._observer.refresh(key)  # the next pass decides on what is true
             raise
         if written:
-            self._written[key] = job["metadata"]["uid"]
+            self._doubtful.pop(key, None)
             self._count(job, made.status)
         self._puller.watch(key, made.pull_from)
         if not news:  # a status is only written if nobody has written since: its echo has nothing new
@@ -131,16 +140,16 @@ class Reconciler:
     def _hinges_on_truth(self, key: Key, job: JsonObject, made: Plan) -> bool:
         """Whether a plan that was made from a late watch could do or say what is wrong.
 
-        To start a gang, and to tell good news, cannot be wrong once this process has written the status: its
-        precondition shuts out whatever an earlier process may still have under way, and since then only this one
-        writes, and knows what it wrote. (An edit of the spec that comes at the same moment is obeyed by the next pass,
-        as it would be if it came a moment later.)
+        To start a gang, and to tell good news, cannot be wrong for a job that only this process has ever written: it
+        knows what it wrote. Such a job was not there yet when this process took over; or this process has written its
+        status, whose precondition shut out whatever an earlier one had under way. (An edit of the spec that comes at
+        the same moment is obeyed by the next pass, as it would be if it came a moment later.)
         """
         if not (made.actions or made.events):
             return False
         starts = all(isinstance(action, Apply) for action in made.actions)
         good = all(event.type == "Normal" for event in made.events)
-        return not (starts and good and self._written.get(key) == job["metadata"]["uid"])
+        return not (starts and good) or self._doubtful.get(key) == job["metadata"]["uid"]
 
     async def _tell(self, key: Key, job: JsonObject, event: Event) -> None:
         """Post an event, before the status that it tells of is written: afterwards a crash would lose it for ever.

@@ -9,6 +9,7 @@ from typing import Any
 
 from instructbooth.reconcile.policies import skew
 from instructbooth.spec.job import ResolvedJob
+from instructbooth_operator.cache import Key, job_key
 
 MOST = 2 << 20  # bytes of their JSON, some 500 specs; as they are kept here they take ten times as much
 
@@ -23,27 +24,27 @@ class Specs:
     def __init__(self, most: int = MOST) -> None:
         self._most = most
         self._size = 0
-        self._read: OrderedDict[str, tuple[Any, tuple[ResolvedJob, list[str]], int]] = OrderedDict()
+        self._read: OrderedDict[Key, tuple[tuple[str, Any], tuple[ResolvedJob, list[str]], int]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._read)
 
     def read(self, job: Mapping[str, Any]) -> tuple[ResolvedJob, list[str]]:
         """What `skew.read` says of the job. Raises pydantic.ValidationError, each time anew."""
-        uid, spec = job["metadata"]["uid"], job["spec"]
-        known = self._read.get(uid)
-        if known is not None and known[0] == spec:
-            self._read.move_to_end(uid)
+        key, what = job_key(job), (job["metadata"]["uid"], job["spec"])
+        known = self._read.get(key)
+        if known is not None and known[0] == what:
+            self._read.move_to_end(key)
             return known[1]
-        self.forget(uid)
-        found, size = skew.read(job), len(json.dumps(spec))
-        self._read[uid] = spec, found, size
+        self.forget(key)
+        found, size = skew.read(job), len(json.dumps(job["spec"]))
+        self._read[key] = what, found, size
         self._size += size
         while self._size > self._most:
             self.forget(next(iter(self._read)))
         return found
 
-    def forget(self, uid: str) -> None:
+    def forget(self, key: Key) -> None:
         """The job is gone."""
-        if known := self._read.pop(uid, None):
+        if known := self._read.pop(key, None):
             self._size -= known[2]

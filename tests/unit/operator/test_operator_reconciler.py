@@ -14,7 +14,7 @@ import pytest
 from instructbooth.contract import CONTAINER
 from instructbooth.reconcile.observed import COMPLETION_INDEX
 from instructbooth_operator import resync as resyncs
-from instructbooth_operator.cache import Cache, Key
+from instructbooth_operator.cache import Cache, Key, job_key
 from instructbooth_operator.carry_out import Hands
 from instructbooth_operator.errors import ApiError, StillThere
 from instructbooth_operator.freshness import Freshness
@@ -53,6 +53,7 @@ class Rig:
             hands=Hands(self.api, self.cache, self.freshness),  # type: ignore[arg-type]
             puller=ProgressPuller("", 5, observer.addresses, lambda key: None),
             defaults=DEFAULTS,
+            doubtful={job_key(job): job["metadata"]["uid"] for job in self.cache.jobs()},
         )
 
     def resync(self) -> Resync:
@@ -82,7 +83,10 @@ class Rig:
 
         async def passes() -> float | None:
             again = await self.reconciler.reconcile(KEY)
-            return await self.reconciler.reconcile(KEY) if await self.lookout.look() else again
+            if not await self.lookout.look():
+                return again
+            self.queue.done(await self.queue.get())
+            return await self.reconciler.reconcile(KEY)
 
         return asyncio.run(passes())
 
@@ -304,6 +308,52 @@ def test_a_job_that_this_process_has_not_written_is_read_before_a_gang_is_starte
     assert ("get", "instructboothjobs", "mascot") in rig.api.requests[before:]
 
 
+def test_a_job_that_came_after_this_process_took_over_is_nobody_else_s(rig: Rig) -> None:
+    rig.cache = Cache()
+    rig.restart()
+    rig.tell()
+    rig.reconcile()
+    assert rig.status()["phase"] == "Personalizing"
+    assert rig.api.count("get", IBJ.plural) == 0
+
+
+def test_a_job_made_again_under_the_same_name_is_as_new_as_any(rig: Rig) -> None:
+    rig.restart()
+    rig.api.objects[IBJ.plural, "mascot"]["metadata"] |= {"uid": "another", "resourceVersion": "999"}
+    rig.tell()
+    rig.reconcile()
+    assert (rig.status()["phase"], rig.api.count("get", IBJ.plural)) == ("Personalizing", 0)
+
+
+def test_a_job_that_is_gone_is_forgotten_as_a_doubt(rig: Rig) -> None:
+    rig.restart()
+    rig.cache.remove(rig.api.objects.pop((IBJ.plural, "mascot")))
+    assert rig.reconcile() is None
+    assert rig.reconciler._doubtful == {}
+
+
+def test_once_written_a_job_is_not_read_again_before_a_gang_is_started(rig: Rig) -> None:
+    rig.restart()
+    rig.reconcile()
+    assert rig.api.count("get", IBJ.plural) == 1
+    _ends(rig, P1, "Complete")
+    rig.reconcile()
+    assert (rig.api.names(JOBS), rig.api.count("get", IBJ.plural)) == ([P1, "mascot-reinforce-1"], 1)
+
+
+@pytest.mark.parametrize("error", [ApiError(0, "Unreachable", "the answer was lost"), ValueError("it was cut off")])
+def test_a_write_of_which_nobody_knows_whether_it_came_through_is_found_out_about(rig: Rig, error: Exception) -> None:
+    rig.fails(("patch", IBJ.plural), error=error)
+    with pytest.raises(type(error)):
+        rig.reconcile()
+    assert rig.api.count("get", IBJ.plural) == 0
+    rig.reconcile()
+    assert rig.api.count("get", IBJ.plural) == 1
+    _ends(rig, P1, "Complete")
+    rig.reconcile()
+    assert rig.api.count("get", IBJ.plural) == 1, "it was written since"
+
+
 def test_no_good_news_is_told_twice_when_an_earlier_process_s_write_comes_late(rig: Rig) -> None:
     """It started the last stage and died; its status arrives after its successor has looked at the job."""
     rig.reconcile()
@@ -445,6 +495,7 @@ def test_how_a_gang_ended_is_seen_at_once_and_by_no_earlier_look(rig: Rig, looke
         await rig.reconciler.reconcile(KEY)
         if looked:
             await rig.lookout.look()  # it still waits: of how it ends the pod says nothing yet
+            await rig.queue.get()
         _pod(rig, "Succeeded", node="gpu-1", said={"reason": "Succeeded", "artifact": "s3://bucket/lora"})
         first = deepcopy(rig.api.objects[JOBS.plural, P1])
         first["status"] = {"conditions": [{"type": "Complete", "status": "True", "lastTransitionTime": TIME}]}

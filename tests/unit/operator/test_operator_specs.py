@@ -10,13 +10,14 @@ import pytest
 from pydantic import ValidationError
 
 from instructbooth.reconcile.policies import skew
+from instructbooth_operator.cache import job_key
 from instructbooth_operator.specs import Specs
 from tests.unit.reconcile.world import job_object
 
 
 def job(uid: str, **spec: Any) -> dict[str, Any]:
     made = deepcopy(job_object())
-    made["metadata"]["uid"] = uid
+    made["metadata"] |= {"name": uid, "uid": uid}
     made["spec"] |= spec
     return made
 
@@ -51,6 +52,13 @@ def test_what_is_the_same_of_another_job_is_not_taken_for_its_own(reads: list[st
     assert reads == ["a", "b"]
 
 
+def test_a_job_made_again_under_the_same_name_is_read_anew(reads: list[str]) -> None:
+    read = Specs().read
+    again = job("a")
+    again["metadata"]["uid"] = "b"
+    assert [read(job("a"))[0].uid, read(again)[0].uid] == ["a", "b"]
+
+
 def test_those_that_were_asked_for_last_are_kept(reads: list[str]) -> None:
     size = len(json.dumps(job("a")["spec"]))
     kept = Specs(most=2 * size)
@@ -62,8 +70,8 @@ def test_those_that_were_asked_for_last_are_kept(reads: list[str]) -> None:
     kept.read(long)
     assert len(kept) == 0, "what is too large is not kept, and nothing beside it"
     kept.read(job("a"))
-    kept.forget("a")
-    kept.forget("a")
+    kept.forget(job_key(job("a")))
+    kept.forget(job_key(job("a")))
     assert (len(kept), kept._size) == (0, 0)
 
 
