@@ -52,6 +52,11 @@ def difference(one: Row, other: Row, find: Find, metric: str, group: str) -> Int
     return interval(pairs) if pairs else None
 
 
+def counted(found: Interval) -> str:
+    """How many pairs a difference is the mean of."""
+    return "1 pair" if found.cells == 1 else f"{found.cells} pairs"
+
+
 def reaches(found: Interval | None, goal: float) -> str:
     """Whether a difference is at least a goal: its interval's lower end counts, not its mean."""
     if found is None or found.cells < ENOUGH:
@@ -89,7 +94,7 @@ def goal_line(text: str, found: Interval | None, goal: float, shown: Callable[[I
         verdict += " (the mean does, the interval's lower end does not)"
     if verdict == OPEN:
         verdict += f" ({found.cells} of at least {ENOUGH} pairs)"
-    return f"| {text} | {shown(found)}, {found.cells} pairs | **{verdict}** |"
+    return f"| {text} | {shown(found)}, {counted(found)} | **{verdict}** |"
 
 
 def effect_line(text: str, found: Sequence[Interval | None]) -> str:

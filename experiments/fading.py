@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from experiments.compare import ENOUGH, LIKENESS, REWARD, Row, difference, signed
+from experiments.compare import ENOUGH, LIKENESS, REWARD, Row, counted, difference, signed
 from experiments.recipes import RECIPES, Recipe
 from experiments.tables import TRAINED, Interval
 from experiments.view import View
@@ -60,5 +60,5 @@ def _sentences(free: Recipe, guarded: list[Recipe], view: View) -> list[str]:
             lines.append(f"- {recipe.title}: not judged yet.")
             continue
         word = "it holds the subject" if kept.low > 0 else "no effect established"
-        lines.append(f"- {recipe.title}: likeness {signed(kept)} against no guard, {kept.cells} pairs: **{word}**.")
+        lines.append(f"- {recipe.title}: likeness {signed(kept)} against no guard, {counted(kept)}: **{word}**.")
     return lines

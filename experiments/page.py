@@ -13,6 +13,7 @@ from experiments.compare import (
     ORACLE,
     REWARD,
     Row,
+    counted,
     difference,
     effect_line,
     goal_line,
@@ -105,7 +106,7 @@ def headline(view: View) -> str:
             trained, unseen, likeness = (interval for interval in found if interval)
             out.append(
                 f"Full InstructBooth against {row[short].title}: {points(trained)} of alignment on RL prompts, "
-                f"{points(unseen)} on unseen ones, likeness {signed(likeness)} ({unseen.cells} pairs)."
+                f"{points(unseen)} on unseen ones, likeness {signed(likeness)} ({counted(unseen)})."
             )
     return "\n".join(out)
 

@@ -66,6 +66,7 @@ def pod_template(
     optional = {
         "nodeSelector": template.node_selector,
         "tolerations": template.tolerations,
+        "schedulerName": template.scheduler_name,
         "runtimeClassName": template.runtime_class_name,
         "imagePullSecrets": template.image_pull_secrets,
         "serviceAccountName": template.service_account_name,

@@ -187,6 +187,11 @@ class PodTemplate(ApiModel):
         default=None, description="core/v1 affinity; by default the pods of a gang prefer different nodes."
     )
     topology_spread_constraints: CoreObjects = Field(default=[], description="core/v1 topologySpreadConstraints.")
+    scheduler_name: ObjectName | None = Field(
+        default=None,
+        description="core/v1 schedulerName, for a scheduler that places gangs as a whole; labels or annotations tell "
+        "it of the group.",
+    )
     runtime_class_name: ObjectName | None = Field(default=None, description="core/v1 runtimeClassName.")
     image_pull_secrets: CoreObjects = Field(default=[], description="core/v1 imagePullSecrets.")
     env: CoreObjects = Field(default=[], description="Further environment variables (core/v1 EnvVar).")

@@ -82,7 +82,17 @@ def blocker(spec: InstructBoothJobSpec, stage: Stage, child: ChildJob, evidence:
     if refused := _not_created(child, evidence):
         way_out = "the namespace's quota, pod security or admission forbids the pod; it is tried again"
         return Blocker("PodsNotCreated", f"{refused}; {way_out}")
-    return None
+    return _ignored(spec, evidence)
+
+
+def _ignored(spec: InstructBoothJobSpec, evidence: Evidence) -> Blocker | None:
+    """Pods that are left to a scheduler which is not there, or does not know them: nobody else would ever say so."""
+    scheduler = spec.pod_template.scheduler_name
+    waiting = (pod.name for pod in evidence.pods if pod.phase == "Pending" and not (pod.node or pod.unschedulable))
+    if scheduler is None or (name := next(waiting, None)) is None:
+        return None
+    way_out = "check podTemplate.schedulerName, that it runs, and the labels and annotations by which it knows a group"
+    return Blocker("NotScheduled", f"the scheduler {scheduler} has said nothing of the pod {name}; {way_out}")
 
 
 def refusal(child: ChildJob, evidence: Evidence) -> str | None:

@@ -96,6 +96,8 @@ def test_lines():
         "**not reached (the mean does, the interval's lower end does not)** |"
     )
     assert goal_line("x", None, 0.3, points) == "| x | no pair of cells yet | **open** |"
-    assert goal_line("x", of(0.5, 0.5, 0.5, 1), 0.3, points).endswith("**open (1 of at least 3 pairs)** |")
+    assert goal_line("x", of(0.5, 0.5, 0.5, 1), 0.3, points) == (
+        "| x | +50.0 points, 1 pair | **open (1 of at least 3 pairs)** |"
+    )
     found = [of(0.1, 0.05, 0.15), of(-0.1, -0.15, -0.05), None]
     assert effect_line("what", found).endswith("| - | 25 | **it harms** | open |")

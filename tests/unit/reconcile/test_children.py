@@ -54,6 +54,7 @@ def everything() -> ResolvedJob:
             "topologySpreadConstraints": [
                 {"maxSkew": 1, "topologyKey": "rack", "whenUnsatisfiable": "DoNotSchedule"},
             ],
+            "schedulerName": "gang-scheduler",
             "runtimeClassName": "nvidia",
             "imagePullSecrets": [{"name": "pull"}],
             "env": [{"name": "NCCL_DEBUG", "value": "INFO"}],

@@ -98,6 +98,30 @@ def test_what_may_still_be_on_its_way_is_not_blocked(evidence: Evidence) -> None
 
 
 @pytest.mark.parametrize(
+    ("scheduler", "pods", "ignored"),
+    [
+        ("gangs", [Pod("p0", 0, node="gpu-1"), Pod("p1", 1)], "p1"),
+        ("gangs", [Pod("p0", 0, node="gpu-1"), Pod("p1", 1, node="gpu-2")], None),
+        ("gangs", [Pod("p0", 0, "Failed")], None),
+        (None, [Pod("p0", 0)], None),  # Kubernetes' own scheduler is there, and may be busy
+    ],
+)
+def test_a_scheduler_that_says_nothing_is_told_of(scheduler: str | None, pods: list[Pod], ignored: str | None) -> None:
+    template = SPEC.pod_template.model_copy(update={"scheduler_name": scheduler})
+    spec = SPEC.model_copy(update={"pod_template": template})
+    found = blocker(spec, Stage.REINFORCE, CHILD, Evidence(tuple(pods)))
+    if ignored is None:
+        assert found is None
+    else:
+        assert found is not None
+        assert found.reason == "NotScheduled"
+        assert f"the scheduler gangs has said nothing of the pod {ignored}" in found.message
+    refused = blocker(spec, Stage.REINFORCE, CHILD, Evidence((*pods, Pod("p2", 2, unschedulable="no room"))))
+    assert refused is not None
+    assert refused.reason == "Unschedulable"
+
+
+@pytest.mark.parametrize(
     ("ready", "succeeded", "seconds", "late"), [(0, 0, 9, False), (0, 0, 10, True), (1, 0, 10, True), (1, 1, 10, False)]
 )
 def test_ten_seconds_are_enough_to_start(ready: int, succeeded: int, seconds: int, late: bool) -> None:
