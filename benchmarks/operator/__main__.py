@@ -1,7 +1,8 @@
 """`make bench-operator N=400`: our operator and Kubeflow Trainer with JobSet, side by side on one control plane.
 
 Each measure is a line on stdout that is one JSON object {name, ours, peer, ratio, unit, jobs, versions}, `floor`
-where bare Jobs were measured too. Everything is written to out/bench-operator/results.json as well, and drawn.
+where bare Jobs were measured too. Everything is written to out/bench-operator/results.json as well, and drawn;
+samples-*.jsonl beside it says what each process did in each half minute.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ CONTENDERS: dict[str, Callable[[BenchPlane, int], Contender]] = {kind.name: kind
 SECONDS_PER_JOB, SECONDS_AT_LEAST = 3.0, 600.0  # the machine may be busy
 
 
-def compare(plane: BenchPlane, count: int, names: list[str], gpus_per_pod: int) -> dict[str, Result]:
+def compare(plane: BenchPlane, count: int, names: list[str], gpus_per_pod: int, out: Path) -> dict[str, Result]:
     """All contenders in turn, each alone with the control plane."""
     limit = max(SECONDS_AT_LEAST, SECONDS_PER_JOB * count)
-    return {name: measure(CONTENDERS[name](plane, gpus_per_pod), count, limit) for name in names}
+    return {name: measure(CONTENDERS[name](plane, gpus_per_pod), count, limit, out) for name in names}
 
 
 def main() -> None:
@@ -46,7 +47,7 @@ def main() -> None:
     for count in options.jobs:
         with tempfile.TemporaryDirectory(prefix="bench-operator-") as folder, running(Path(folder)) as plane:
             say(f"a control plane with {count} jobs to come")
-            got = compare(plane, count, options.contenders, options.gpus_per_pod)
+            got = compare(plane, count, options.contenders, options.gpus_per_pod, options.out)
         results += [result.as_json() for result in got.values()]
         for line in rows(got.get("ours"), got.get("kubeflow"), got.get("floor")):
             print(json.dumps(line), flush=True)

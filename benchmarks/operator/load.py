@@ -90,9 +90,11 @@ class Watch:
             self.error = None if self._closed.is_set() else error
 
 
-def run(contender: Contender, count: int, seconds: float) -> Times:
-    """Create `count` jobs and wait until all are done. Raises TimeoutError, RuntimeError if one fails."""
-    plane, times = contender.plane, Times()
+def run(contender: Contender, count: int, seconds: float, times: Times) -> None:
+    """Create `count` jobs and wait until all are done, noting it in `times`. Raises TimeoutError, RuntimeError if one
+    fails.
+    """
+    plane = contender.plane
 
     def pod_seen(line: bytes) -> None:
         if line.startswith(b'{"type":"ADDED"'):
@@ -126,7 +128,6 @@ def run(contender: Contender, count: int, seconds: float) -> Times:
     finally:
         for watch in watches:
             watch.close()
-    return times
 
 
 def _note_end(contender: Contender, obj: JsonObject, times: Times) -> None:

@@ -6,6 +6,7 @@ import sys
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from benchmarks.operator import load
@@ -13,6 +14,7 @@ from benchmarks.operator.contender import Contender
 from benchmarks.operator.measures import all_writes, buckets, percentile, quantile, requests
 from benchmarks.operator.plane import BenchPlane
 from benchmarks.operator.processes import Prober, Stopwatch, memory_mib, settle
+from benchmarks.operator.samples import Sampler
 from tests.integration.operator.plane import JsonObject, Refused
 
 # What is written after the last job is done belongs to it, too.
@@ -50,8 +52,8 @@ def say(text: str) -> None:
     print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
 
-def measure(contender: Contender, count: int, seconds: float) -> Result:
-    """Measure one contender with `count` jobs, from its start to its end."""
+def measure(contender: Contender, count: int, seconds: float, out: Path) -> Result:
+    """Measure one contender with `count` jobs, from its start to its end; samples on the way go into the folder."""
     plane = contender.plane
     make_namespace(plane)
     contender.start()
@@ -60,12 +62,14 @@ def measure(contender: Contender, count: int, seconds: float) -> Result:
     audit_from = plane.audit_log.stat().st_size
     scraped = buckets(contender.metrics(), contender.histogram) if contender.histogram else {}
     written = all_writes(plane.metrics())
-    watch, prober = Stopwatch(plane.pids()), Prober(contender.health_urls())
+    watch, prober, times = Stopwatch(plane.pids()), Prober(contender.health_urls()), load.Times()
+    sampler = Sampler(plane, times, out / f"samples-{contender.name}-{count}.jsonl", say)
     try:
-        times = load.run(contender, count, seconds)
+        load.run(contender, count, seconds, times)
         time.sleep(AFTERWARDS_SECONDS)
         cpu = watch.read()
     finally:
+        sampler.close()
         probes = prober.close()
     text = contender.metrics()
     everybody = {name: count - written.get(name, 0.0) for name, count in all_writes(plane.metrics()).items()}

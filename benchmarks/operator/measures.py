@@ -15,6 +15,7 @@ from instructbooth import intervals
 WRITES = frozenset({"create", "update", "patch", "delete", "deletecollection"})
 # By the clock and not by the job: leader election, and who it is that scrapes the metrics.
 _METHODS = {"post": "create", "put": "update", "patch": "patch", "apply": "patch", "delete": "delete"}
+_LABEL = re.compile(r'(\w+)="([^"]*)"')
 CLOCKWORK = frozenset({"leases", "tokenreviews", "subjectaccessreviews"})
 
 
@@ -65,13 +66,25 @@ def requests(lines: Iterable[str], namespaces: Sequence[str]) -> Counter[str]:
     return found
 
 
+def counter(text: str, metric: str, **wanted: str) -> float:
+    """A Prometheus counter or gauge out of a scrape, summed over all series with the labels that are wanted."""
+    total = 0.0
+    for line in text.splitlines():
+        name, _, rest = line.partition("{")
+        if name == metric:
+            labels, _, value = rest.rpartition("} ")
+            if wanted.items() <= dict(_LABEL.findall(labels)).items():
+                total += float(value)
+    return total
+
+
 def all_writes(text: str) -> dict[str, float]:
     """Writes of everybody by `verb resource`, out of a scrape of the API server."""
     found: dict[str, float] = {}
     for line in text.splitlines():
         if line.startswith("apiserver_request_total{"):
             labels, _, value = line.rpartition(" ")
-            label = dict(re.findall(r'(\w+)="([^"]*)"', labels))
+            label = dict(_LABEL.findall(labels))
             verb, resource = label["verb"].lower(), "/".join(filter(None, (label["resource"], label["subresource"])))
             if verb in _METHODS and resource and label["code"].startswith("2"):
                 name = f"{_METHODS[verb]} {resource}"
