@@ -65,7 +65,7 @@ unit: $(STAMP) ## Unit and golden tests (no cluster, no server)
 test-gpu: $(STAMP) ## Tests that need a CUDA device; elsewhere they are skipped
 	$(BIN)/pytest $(SLOWEST) tests/gpu
 
-# Side by side as well: half of them mostly wait for a server, the others compute.
+# Side by side as well: half of them mostly wait for a server, the others compute. Tests of a file share ports and namespaces.
 integration: $(STAMP) ## Tests against the real API server and the real MinIO (needs `make cluster`)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile $(SLOWEST) tests/integration
 

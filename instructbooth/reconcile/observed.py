@@ -146,6 +146,7 @@ class Pod:
     Attributes:
         rank: its index, None if it has none (yet).
         unschedulable: why no node is found for it, in the scheduler's words.
+        ignored: since when no scheduler has said anything of it.
         placed: when one was.
         running: since when its container runs.
         reason: the kubelet's, where it never came to a container: Evicted, UnexpectedAdmissionError.
@@ -165,6 +166,7 @@ class Pod:
     waiting_reason: str = ""
     waiting_message: str = ""
     unschedulable: str = ""
+    ignored: datetime | None = None
     placed: datetime | None = None
     running: datetime | None = None
     disruption: str = ""
@@ -211,6 +213,7 @@ class Pod:
             waiting_reason=waiting.get("reason", ""),
             waiting_message=waiting.get("message", ""),
             unschedulable=scheduled.get("message", "") if unschedulable else "",
+            ignored=None if scheduled or status.get("nominatedNodeName") else parse_time(meta.get("creationTimestamp")),
             placed=parse_time(scheduled.get("lastTransitionTime")) if scheduled.get("status") == "True" else None,
             disruption=(disruption.get("message") or disruption.get("reason", "")) if disrupted else "",
             disrupted=parse_time(disruption.get("lastTransitionTime")) if disrupted else None,

@@ -189,8 +189,8 @@ class PodTemplate(ApiModel):
     topology_spread_constraints: CoreObjects = Field(default=[], description="core/v1 topologySpreadConstraints.")
     scheduler_name: ObjectName | None = Field(
         default=None,
-        description="core/v1 schedulerName, for a scheduler that places gangs as a whole; labels or annotations tell "
-        "it of the group.",
+        description="core/v1 schedulerName, for a scheduler that places gangs as a whole. Labels or annotations tell "
+        "it of the group; one of fixed size needs equal nodes in all stages, and no minNodes.",
     )
     runtime_class_name: ObjectName | None = Field(default=None, description="core/v1 runtimeClassName.")
     image_pull_secrets: CoreObjects = Field(default=[], description="core/v1 imagePullSecrets.")

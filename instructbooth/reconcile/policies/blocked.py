@@ -27,8 +27,11 @@ _MOUNT_WARNINGS = frozenset({"FailedMount", "FailedAttachVolume"})
 _CREATE_WARNING = "FailedCreate"
 TELLING = _MOUNT_WARNINGS | {_CREATE_WARNING}
 """Reasons of those warnings that `blocker` understands."""
+NOT_SCHEDULED = "NotScheduled"
 # Reasons whose words change all the time without saying anything new: the first words are kept.
-CHATTY = frozenset({"ImagePullFailed", "Unschedulable", "PodsNotCreated"})
+CHATTY = frozenset({"ImagePullFailed", "Unschedulable", "PodsNotCreated", NOT_SCHEDULED})
+DEFAULT_SCHEDULER = "default-scheduler"
+SILENCE = timedelta(minutes=1)  # for which a scheduler may hold pods back until their whole group is there
 _QUOTA = "exceeded quota"  # the admission plug-in's words
 
 
@@ -59,7 +62,9 @@ def look_again_seconds(child: ChildJob, now: datetime) -> float:
     return min(max(age / 4, shortest), longest)
 
 
-def blocker(spec: InstructBoothJobSpec, stage: Stage, child: ChildJob, evidence: Evidence) -> Blocker | None:
+def blocker(
+    spec: InstructBoothJobSpec, stage: Stage, child: ChildJob, evidence: Evidence, now: datetime
+) -> Blocker | None:
     """What keeps the gang from starting; None if nothing is known to."""
     field = {Stage.PERSONALIZE: "personalization", Stage.REINFORCE: "reinforcement", Stage.EVALUATE: "evaluation"}
     for pod in sorted(evidence.pods, key=lambda pod: pod.rank if pod.rank is not None else 1 << 30):
@@ -82,17 +87,20 @@ def blocker(spec: InstructBoothJobSpec, stage: Stage, child: ChildJob, evidence:
     if refused := _not_created(child, evidence):
         way_out = "the namespace's quota, pod security or admission forbids the pod; it is tried again"
         return Blocker("PodsNotCreated", f"{refused}; {way_out}")
-    return _ignored(spec, evidence)
+    return _ignored(spec, evidence, now)
 
 
-def _ignored(spec: InstructBoothJobSpec, evidence: Evidence) -> Blocker | None:
+def _ignored(spec: InstructBoothJobSpec, evidence: Evidence, now: datetime) -> Blocker | None:
     """Pods that are left to a scheduler which is not there, or does not know them: nobody else would ever say so."""
     scheduler = spec.pod_template.scheduler_name
-    waiting = (pod.name for pod in evidence.pods if pod.phase == "Pending" and not (pod.node or pod.unschedulable))
-    if scheduler is None or (name := next(waiting, None)) is None:
+    if scheduler in (None, DEFAULT_SCHEDULER):  # it is there, and may be busy
+        return None
+    waiting = [pod for pod in evidence.pods if pod.phase == "Pending" and not pod.node and pod.deletion_asked is None]
+    ignored = [pod for pod in waiting if pod.ignored and elapsed(pod.ignored, now) >= SILENCE]
+    if not ignored:
         return None
     way_out = "check podTemplate.schedulerName, that it runs, and the labels and annotations by which it knows a group"
-    return Blocker("NotScheduled", f"the scheduler {scheduler} has said nothing of the pod {name}; {way_out}")
+    return Blocker(NOT_SCHEDULED, f"the scheduler {scheduler} says nothing of {len(ignored)} of its pods; {way_out}")
 
 
 def refusal(child: ChildJob, evidence: Evidence) -> str | None:

@@ -230,7 +230,7 @@ def _watch(scene: Scene, stage: StageStatus, child: ChildJob, evidence: Evidence
             return _end(scene, stage, lame)
         if no_room:
             return _without_room(scene, stage, child, evidence, smaller=shrinks_in is not None)
-        blocker = blocked.blocker(scene.job.spec, stage.name, child, evidence)
+        blocker = blocked.blocker(scene.job.spec, stage.name, child, evidence, now)
         again = blocked.look_again_seconds(child, now)
         again = again if ends_in is None else min(ends_in, again)
         own = snapshot(scene.job)

@@ -56,6 +56,11 @@ class Bench:
         """A job of the namespace."""
         return self.plane.request("GET", f"{JOBS.format(self.namespace)}/{name}")
 
+    def jobs(self) -> list[dict[str, Any]]:
+        """The jobs of the namespace."""
+        found: list[dict[str, Any]] = self.plane.request("GET", JOBS.format(self.namespace))["items"]
+        return found
+
     def set_status(self, status: dict[str, Any], name: str = "demo") -> None:
         """Say what the operator would say."""
         self.plane.request(

@@ -178,14 +178,14 @@ def test_suspend_keeps_the_child_and_resume_goes_on_with_it(bench: Bench, operat
 
 
 def test_past_its_deadline_the_gang_ends(bench: Bench, operator: Operator) -> None:
-    bench.submit(runPolicy={"activeDeadlineSeconds": 3})
+    bench.submit(runPolicy={"activeDeadlineSeconds": 15})
     bench.run(P1, 1)
     assert bench.wait_true("Failed").reason == "DeadlineExceeded"
     bench.plane.wait("the gang to go", lambda: not bench.children())
 
 
 def test_a_finished_job_goes_when_its_time_has_come(bench: Bench, operator: Operator) -> None:
-    bench.submit(runPolicy={"ttlSecondsAfterFinished": 2, "backoffLimit": 0})
+    bench.submit(runPolicy={"ttlSecondsAfterFinished": 8, "backoffLimit": 0})
     bench.run(P1, 1)
     bench.end(P1, ExitCode.USER_ERROR, Outcome("Nothing"))
     bench.wait_true("Failed")

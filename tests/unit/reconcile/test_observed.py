@@ -81,6 +81,13 @@ def test_what_the_scheduler_says() -> None:
     assert pod({"conditions": [said | {"reason": "SchedulingGated"}]}).unschedulable == ""
 
 
+def test_a_pod_of_which_no_scheduler_says_anything() -> None:
+    said = {"type": "PodScheduled", "status": "False", "reason": "Schedulable", "message": "once a node is free"}
+    assert pod({}, creationTimestamp=TIME).ignored == parse_time(TIME)
+    assert pod({"conditions": [said]}, creationTimestamp=TIME).ignored is None
+    assert pod({"nominatedNodeName": "gpu-1"}, creationTimestamp=TIME).ignored is None
+
+
 def test_a_disruption_has_words_and_a_time() -> None:
     found = pod({"conditions": [condition("DisruptionTarget") | {"message": "preempting"}]})
     assert (found.disruption, found.disrupted) == ("preempting", parse_time(TIME))

@@ -78,7 +78,7 @@ def waiting(reason: str, message: str) -> Pod:
     ],
 )
 def test_what_keeps_a_gang_from_starting(evidence: Evidence, reason: str, words: list[str]) -> None:
-    found = blocker(SPEC, Stage.REINFORCE, CHILD, evidence)
+    found = blocker(SPEC, Stage.REINFORCE, CHILD, evidence, START)
     assert found is not None
     assert found.reason == reason
     for word in words:
@@ -94,29 +94,34 @@ def test_what_keeps_a_gang_from_starting(evidence: Evidence, reason: str, words:
     ],
 )
 def test_what_may_still_be_on_its_way_is_not_blocked(evidence: Evidence) -> None:
-    assert blocker(SPEC, Stage.REINFORCE, CHILD, evidence) is None
+    assert blocker(SPEC, Stage.REINFORCE, CHILD, evidence, START) is None
+
+
+IGNORED = Pod("p1", 1, ignored=START)
 
 
 @pytest.mark.parametrize(
-    ("scheduler", "pods", "ignored"),
+    ("scheduler", "pod", "seconds", "told"),
     [
-        ("gangs", [Pod("p0", 0, node="gpu-1"), Pod("p1", 1)], "p1"),
-        ("gangs", [Pod("p0", 0, node="gpu-1"), Pod("p1", 1, node="gpu-2")], None),
-        ("gangs", [Pod("p0", 0, "Failed")], None),
-        (None, [Pod("p0", 0)], None),  # Kubernetes' own scheduler is there, and may be busy
+        ("gangs", IGNORED, 60, True),
+        ("gangs", IGNORED, 59, False),
+        ("gangs", replace(IGNORED, ignored=None), 60, False),
+        ("gangs", replace(IGNORED, node="gpu-1"), 60, False),
+        ("gangs", replace(IGNORED, phase="Failed"), 60, False),
+        ("gangs", replace(IGNORED, deletion_asked=START), 60, False),
+        ("default-scheduler", IGNORED, 60, False),
+        (None, IGNORED, 60, False),
     ],
 )
-def test_a_scheduler_that_says_nothing_is_told_of(scheduler: str | None, pods: list[Pod], ignored: str | None) -> None:
+def test_a_scheduler_that_says_nothing_is_told_of(scheduler: str | None, pod: Pod, seconds: int, told: bool) -> None:
     template = SPEC.pod_template.model_copy(update={"scheduler_name": scheduler})
     spec = SPEC.model_copy(update={"pod_template": template})
-    found = blocker(spec, Stage.REINFORCE, CHILD, Evidence(tuple(pods)))
-    if ignored is None:
-        assert found is None
-    else:
-        assert found is not None
-        assert found.reason == "NotScheduled"
-        assert f"the scheduler gangs has said nothing of the pod {ignored}" in found.message
-    refused = blocker(spec, Stage.REINFORCE, CHILD, Evidence((*pods, Pod("p2", 2, unschedulable="no room"))))
+    now = START + timedelta(seconds=seconds)
+    placed = Pod("p0", 0, node="gpu-1")
+    found = blocker(spec, Stage.REINFORCE, CHILD, Evidence((placed, pod)), now)
+    assert (found and found.reason) == ("NotScheduled" if told else None)
+    assert found is None or "the scheduler gangs says nothing of 1 of its pods" in found.message
+    refused = blocker(spec, Stage.REINFORCE, CHILD, Evidence((pod, Pod("p2", 2, unschedulable="no room"))), now)
     assert refused is not None
     assert refused.reason == "Unschedulable"
 
