@@ -341,6 +341,14 @@ def test_once_written_a_job_is_not_read_again_before_a_gang_is_started(rig: Rig)
     assert (rig.api.names(JOBS), rig.api.count("get", IBJ.plural)) == ([P1, "mascot-reinforce-1"], 1)
 
 
+def test_bad_news_is_decided_on_the_job_as_it_is(rig: Rig) -> None:
+    """Also of a job that only this process has written: whoever edits it may have been faster than the watch."""
+    rig.reconcile()
+    _ends(rig, P1, "Failed")
+    rig.reconcile()
+    assert rig.api.count("get", IBJ.plural) == 1
+
+
 @pytest.mark.parametrize("error", [ApiError(0, "Unreachable", "the answer was lost"), ValueError("it was cut off")])
 def test_a_write_of_which_nobody_knows_whether_it_came_through_is_found_out_about(rig: Rig, error: Exception) -> None:
     rig.fails(("patch", IBJ.plural), error=error)

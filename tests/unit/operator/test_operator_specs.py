@@ -46,6 +46,13 @@ def test_a_spec_is_read_once_and_again_when_it_changes(reads: list[str]) -> None
     assert reads == ["a", "a"]
 
 
+def test_of_a_changed_spec_nothing_is_kept() -> None:
+    kept = Specs()
+    kept.read(job("a", runPolicy={"backoffLimit": 9}))
+    kept.read(job("a"))
+    assert (len(kept), kept._size) == (1, len(json.dumps(job("a")["spec"])))
+
+
 def test_what_is_the_same_of_another_job_is_not_taken_for_its_own(reads: list[str]) -> None:
     read = Specs().read
     assert [read(job(uid))[0].uid for uid in ("a", "b")] == ["a", "b"]
