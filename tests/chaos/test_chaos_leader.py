@@ -25,7 +25,7 @@ LEASE_SECONDS = 12
 HANDED_OVER_WITHIN = 4.0  # not the five seconds for which kopf would wait, nor the twelve of the Lease
 LANES = 12  # most of their time is spent waiting for a Lease to run out
 IBJ = Call("get", "instructboothjobs", "mascot")
-READS = 3  # of the job, in an undisturbed run: before the first gang, before a warning, before a deletion
+READS = 2  # of the job, in an undisturbed run: before a warning, before a deletion
 FIRST_GANG = Call("create", "jobs", "mascot-reinforce-1")
 
 
