@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from benchmarks.measure import rounded
@@ -29,11 +29,9 @@ def percentile(values: Sequence[float], share: float) -> float:
 def buckets(text: str, metric: str) -> dict[float, float]:
     """A Prometheus histogram out of a scrape, summed over all labels: cumulative counts by upper bound."""
     found: dict[float, float] = {}
-    for line in text.splitlines():
-        if line.startswith(f"{metric}_bucket{{"):
-            labels, _, value = line.rpartition(" ")
-            bound = labels.split('le="')[1].split('"')[0]
-            found[float(bound)] = found.get(float(bound), 0.0) + float(value)
+    for labels, value in _series(text, f"{metric}_bucket"):
+        bound = float(labels["le"])
+        found[bound] = found.get(bound, 0.0) + value
     return found
 
 
@@ -68,28 +66,26 @@ def requests(lines: Iterable[str], namespaces: Sequence[str]) -> Counter[str]:
 
 def counter(text: str, metric: str, **wanted: str) -> float:
     """A Prometheus counter or gauge out of a scrape, summed over all series with the labels that are wanted."""
-    total = 0.0
-    for line in text.splitlines():
-        name, _, rest = line.partition("{")
-        if name == metric:
-            labels, _, value = rest.rpartition("} ")
-            if wanted.items() <= dict(_LABEL.findall(labels)).items():
-                total += float(value)
-    return total
+    return sum(value for labels, value in _series(text, metric) if wanted.items() <= labels.items())
 
 
 def all_writes(text: str) -> dict[str, float]:
     """Writes of everybody by `verb resource`, out of a scrape of the API server."""
     found: dict[str, float] = {}
-    for line in text.splitlines():
-        if line.startswith("apiserver_request_total{"):
-            labels, _, value = line.rpartition(" ")
-            label = dict(_LABEL.findall(labels))
-            verb, resource = label["verb"].lower(), "/".join(filter(None, (label["resource"], label["subresource"])))
-            if verb in _METHODS and resource and label["code"].startswith("2"):
-                name = f"{_METHODS[verb]} {resource}"
-                found[name] = found.get(name, 0.0) + float(value)
+    for label, value in _series(text, "apiserver_request_total"):
+        verb, resource = label["verb"].lower(), "/".join(filter(None, (label["resource"], label["subresource"])))
+        if verb in _METHODS and resource and label["code"].startswith("2"):
+            name = f"{_METHODS[verb]} {resource}"
+            found[name] = found.get(name, 0.0) + value
     return found
+
+
+def _series(text: str, metric: str) -> Iterator[tuple[dict[str, str], float]]:
+    """Labels and value of each labelled series of a metric, out of a scrape."""
+    for line in text.splitlines():
+        if line.startswith(f"{metric}{{"):
+            labels, _, value = line.rpartition(" ")
+            yield dict(_LABEL.findall(labels)), float(value)
 
 
 def writes(counted: Mapping[str, int]) -> int:

@@ -112,7 +112,7 @@ def test_watch_follows_to_the_end(bench):
     path = bench.write(demo())
 
     def operator() -> None:
-        bench.plane.wait("the job", lambda: bench.jobs())
+        bench.plane.wait("the job", bench.jobs)
         for status in (RUNNING, DONE):
             time.sleep(4)
             bench.set_status(status)
