@@ -43,6 +43,7 @@ class Label:
     JOB = f"{GROUP}/job"
     STAGE = f"{GROUP}/stage"
     ATTEMPT = f"{GROUP}/attempt"
+    SUSPENDED = f"{GROUP}/suspended"  # of a child Job: the operator stopped it, so the operator lets it go on
     MANAGED_BY = "app.kubernetes.io/managed-by"
     MANAGER = "instructbooth-operator"
 

@@ -14,6 +14,18 @@ import yaml
 
 from instructbooth.crd import CRD_NAME, crd
 
+VALIDATIONS = "x-kubernetes-validations"
+# What `instructbooth.reconcile.policies.invalid_spec` looks at: no rule of a schema could.
+BY_THE_OPERATOR = (
+    "What only the operator can see fails the job a moment later, with reason `InvalidSpec` and the field:",
+    "",
+    "- `spec.podTemplate.env` may not set what the operator sets (`INSTRUCTBOOTH_*`, `JOB_COMPLETION_INDEX`, `HOME`), "
+    "nor one name twice.",
+    "- `spec.podTemplate.volumes` may not have names that begin with `ib-`.",
+    "- `spec.podTemplate.labels` may not set `instructbooth.io/*` or `app.kubernetes.io/managed-by`.",
+    "- A pod has one token for the hub: all `tokenSecretRef` of a stage must be the same, and `HF_TOKEN` not be set "
+    "beside it.",
+)
 HEADER = "# Generated from instructbooth/spec by `make generate`. Do not edit.\n"
 
 
@@ -25,7 +37,8 @@ def crd_yaml() -> str:
 def field_reference() -> str:
     """The API's fields as a Markdown document, from the same schema the API server validates with."""
     version = crd()["spec"]["versions"][0]
-    schema = version["schema"]["openAPIV3Schema"]["properties"]
+    root = version["schema"]["openAPIV3Schema"]
+    schema = root["properties"]
     lines = [
         "<!-- Generated from instructbooth/spec by `make generate`. Do not edit. -->",
         "# InstructBoothJob: every field",
@@ -35,8 +48,9 @@ def field_reference() -> str:
     for part in ("spec", "status"):
         lines += ["", f"## {part}", "", "| field | type | default | meaning |", "|---|---|---|---|"]
         lines += list(_rows(schema[part], part))
-    rules = list(_rules(schema["spec"], "spec"))
-    lines += ["", "## Rules", "", "| where | rule |", "|---|---|", *rules]
+    whole = [f"| `{rule.get('fieldPath', '.metadata')[1:]}` | {rule['message']} |" for rule in root[VALIDATIONS]]
+    lines += ["", "## Rules", "", "| where | rule |", "|---|---|", *whole, *_rules(schema["spec"], "spec")]
+    lines += ["", *BY_THE_OPERATOR]
     return "\n".join(lines) + "\n"
 
 
@@ -69,12 +83,12 @@ def _type(schema: dict[str, Any]) -> str:
 
 
 def _rules(schema: dict[str, Any], path: str) -> Iterator[str]:
-    for rule in schema.get("x-kubernetes-validations", ()):
+    for rule in schema.get(VALIDATIONS, ()):
         yield f"| `{path}{rule.get('fieldPath', '')}` | {rule['message']} |"
     for name, child in schema.get("properties", {}).items():
         yield from _rules(child.get("items", child), f"{path}.{name}")
         if "items" in child:
-            yield from _rules({k: v for k, v in child.items() if k == "x-kubernetes-validations"}, f"{path}.{name}")
+            yield from _rules({k: v for k, v in child.items() if k == VALIDATIONS}, f"{path}.{name}")
 
 
 def outputs(root: Path) -> dict[Path, str]:

@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from benchmarks.operator import stages
 from benchmarks.operator.contender import GPUS_PER_POD, Contender
 from benchmarks.operator.floor import Floor
 from benchmarks.operator.kubeflow import Kubeflow
@@ -45,7 +46,10 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     results, lines = [], []
     for count in options.jobs:
-        with tempfile.TemporaryDirectory(prefix="bench-operator-") as folder, running(Path(folder)) as plane:
+        with (
+            tempfile.TemporaryDirectory(prefix="bench-operator-") as folder,
+            running(Path(folder), stages.quick()) as plane,
+        ):
             say(f"a control plane with {count} jobs to come")
             got = compare(plane, count, options.contenders, options.gpus_per_pod, options.out)
         results += [result.as_json() for result in got.values()]

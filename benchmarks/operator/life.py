@@ -7,15 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
-from benchmarks.operator.install import module_folder
 from benchmarks.operator.measures import percentile
-from instructbooth.contract import ExitCode
-from tests.integration.operator.plane import JsonObject
 
-STAGE_SECONDS, JITTER_SECONDS = 900, 1800  # a stage: a quarter of an hour to three quarters
-FAILING, SUCCEEDING = 4, 96  # pods of each hundred
 TTL_SECONDS = 3600
 
 
@@ -38,39 +31,6 @@ def fate(number: int) -> Fate:
     if kind < 0.2:
         return Fate(suspended_after=after, resumed_after=after + 1800)
     return Fate()
-
-
-def pod_stages(speed: float) -> list[JsonObject]:
-    """KWOK's own quick stages for pods, out of its module; what runs takes its time, and now and then it fails."""
-    folder = module_folder("kwok", "sigs.k8s.io/kwok") / "kustomize/stage/pod/fast"
-    found = {
-        name: yaml.safe_load((folder / f"{name}.yaml").read_text())
-        for name in ("pod-ready", "pod-complete", "pod-delete")
-    }
-    good = found["pod-complete"]
-    good["spec"] |= {"weight": SUCCEEDING, "delay": _delay(speed)}
-    bad: JsonObject = yaml.safe_load(yaml.safe_dump(good))
-    bad["metadata"]["name"] = "pod-fail"
-    bad["spec"]["weight"] = FAILING
-    text = bad["spec"]["next"]["statusTemplate"]
-    for old, new in (
-        ("exitCode: 0", f"exitCode: {int(ExitCode.TRANSIENT)}"),
-        ("reason: Completed", "reason: Error"),
-        ("phase: Succeeded", "phase: Failed"),
-    ):
-        if old not in text:
-            raise ValueError(f"KWOK's pod-complete says no {old!r} any more")
-        text = text.replace(old, new)
-    bad["spec"]["next"]["statusTemplate"] = text
-    return [*found.values(), bad]
-
-
-def _delay(speed: float) -> dict[str, int]:
-    """KWOK waits for at least `duration` and less than `jitterDuration`."""
-    return {
-        "durationMilliseconds": round(1000 * STAGE_SECONDS / speed),
-        "jitterDurationMilliseconds": round(1000 * (STAGE_SECONDS + JITTER_SECONDS) / speed),
-    }
 
 
 def growth(samples: Sequence[dict[str, Any]], field: str) -> float:

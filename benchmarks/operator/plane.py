@@ -14,12 +14,15 @@ from pathlib import Path
 
 import yaml
 
+from benchmarks.operator import stages
 from instructbooth.cli.ports import free_port
 from tests.integration.operator.plane import ControlPlane, JsonObject
 
 NODES, GPUS_PER_NODE = 50, 8
 # At the default of 20 requests a second the Job controller is the bottleneck of every scale test.
 _FAST_CLIENT = ("--kube-api-qps=500", "--kube-api-burst=1000")
+# What KWOK has sent anew when the API server has ended its watch must stay small (stages.py); 400 jobs leave fewer.
+_FINISHED_PODS = ("--terminated-pod-gc-threshold=2500",)
 _TOKENS = (
     "admin,admin,1,system:masters\nkwok,kwok,2,system:masters\n"
     "controllers,system:kube-controller-manager,3\nscheduler,system:kube-scheduler,4\n"
@@ -35,12 +38,12 @@ def machine_address() -> str:
 
 
 class BenchPlane(ControlPlane):
-    """The control plane with scheduler, KWOK and 50 nodes of 8 GPUs. `stages`: KWOK's, its own where None."""
+    """The control plane with scheduler, KWOK and 50 nodes of 8 GPUs. `pod_stages`: what KWOK does with pods."""
 
-    def __init__(self, folder: Path, stages: list[JsonObject] | None = None) -> None:
+    def __init__(self, folder: Path, pod_stages: list[JsonObject]) -> None:
         super().__init__(folder)
         self.audit_log = folder / "audit.log"
-        self._stages = stages
+        self._pod_stages = pod_stages
 
     def start(self) -> None:
         """Start everything and wait until all nodes are ready."""
@@ -49,7 +52,7 @@ class BenchPlane(ControlPlane):
             self.user(user, user)
         self.start_etcd("--quota-backend-bytes=8589934592", "--auto-compaction-retention=5m")
         self.start_api_server()
-        self._spawn("kube-controller-manager", *self.controller_manager_flags(), *_FAST_CLIENT)
+        self._spawn("kube-controller-manager", *self.controller_manager_flags(), *_FAST_CLIENT, *_FINISHED_PODS)
         self._spawn(
             "kube-scheduler",
             f"--kubeconfig={self.kubeconfig('scheduler')}",
@@ -117,11 +120,8 @@ class BenchPlane(ControlPlane):
         ]
 
     def _start_kwok(self) -> None:
-        config: list[str] = []
-        if self._stages is not None:
-            path = self.folder / "stages.yaml"
-            path.write_text(yaml.safe_dump_all(self._stages))
-            config = [f"--config={path}"]
+        config = self.folder / "stages.yaml"
+        config.write_text(yaml.safe_dump_all(self._pod_stages))
         self._spawn(
             "kwok",
             f"--kubeconfig={self.kubeconfig('kwok')}",
@@ -129,7 +129,8 @@ class BenchPlane(ControlPlane):
             "--manage-nodes-with-annotation-selector=kwok.x-k8s.io/node=fake",
             "--node-lease-duration-seconds=40",
             f"--server-address=127.0.0.1:{free_port()}",
-            *config,
+            f"--config={config}",
+            f"--disregard-status-with-annotation-selector={'='.join(stages.FINISHED)}",
         )
 
     def _nodes_ready(self) -> bool:
@@ -165,9 +166,9 @@ def _node(name: str) -> JsonObject:
 
 
 @contextmanager
-def running(folder: Path, stages: list[JsonObject] | None = None) -> Iterator[BenchPlane]:
+def running(folder: Path, pod_stages: list[JsonObject]) -> Iterator[BenchPlane]:
     """A control plane, ended afterwards."""
-    plane = BenchPlane(folder, stages)
+    plane = BenchPlane(folder, pod_stages)
     try:
         plane.start()
         yield plane

@@ -15,8 +15,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from benchmarks.operator import load
-from benchmarks.operator.life import TTL_SECONDS, fate, growth, pod_stages
+from benchmarks.operator import load, stages
+from benchmarks.operator.life import TTL_SECONDS, fate, growth
 from benchmarks.operator.measure import make_namespace, say
 from benchmarks.operator.ours import Ours
 from benchmarks.operator.plane import BenchPlane, running
@@ -158,7 +158,7 @@ def main() -> None:
     end_with_everything()
     options.out.mkdir(parents=True, exist_ok=True)
     speed = options.hours * 60 / options.minutes
-    with tempfile.TemporaryDirectory(prefix="soak-") as folder, running(Path(folder), pod_stages(speed)) as plane:
+    with tempfile.TemporaryDirectory(prefix="soak-") as folder, running(Path(folder), stages.of_a_day(speed)) as plane:
         ours = Ours(plane, gpus_per_pod=1)
         make_namespace(plane)
         ours.start()

@@ -109,7 +109,8 @@ def collect_command(
     Credentials are found as by `instructbooth artifacts`.
     """
     chosen = dict(_pair(run) for run in runs)
-    jobs = _jobs(folder, kube.namespace or ("local" if roots else "default"))
+    # Jobs without a namespace of their own went where kubectl put them: into the context's.
+    jobs = _jobs(folder, kube.namespace or ("local" if roots else Cluster(kube).namespace))
     with _told(), ExitStack() as stack:
         stack.enter_context(storage_errors())
         found = collect(jobs, _stores(jobs, roots, kube, stack), chosen)

@@ -80,10 +80,13 @@ def localize(
     """
     wire = spec.to_wire()
     wire["model"].pop("cacheClaimName", None)
+    if cpu:
+        wire["model"].pop("cudaGraphs", None)
     for stage in ("personalization", "reinforcement", "evaluation"):
         if cpu:
             wire[stage]["gpusPerNode"] = 0
         wire[stage]["nodes"] = min(wire[stage]["nodes"], max_nodes or wire[stage]["nodes"])
+        wire[stage].pop("minNodes", None)  # no gang becomes smaller here
     finder = _Finder(inputs, store, spec.artifacts.bucket)
     for where, kind, parent, key in _sources(wire):
         parent[key] = finder.find(where, kind, parent[key])

@@ -8,10 +8,10 @@ from typing import Any
 
 from instructbooth.contract import API_VERSION, CONTAINER, KIND, ExitCode, Label, Path, Stage
 from instructbooth.reconcile.names import base_name, child_name, snapshot_name
+from instructbooth.reconcile.observed import QUEUE_LABEL
 from instructbooth.reconcile.pod import TrainerDefaults, pod_labels, pod_template
 from instructbooth.spec.job import ResolvedJob
 
-QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 PRIORITY_LABEL = "kueue.x-k8s.io/priority-class"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from instructbooth.contract import STAGES
 from instructbooth.reconcile.actions import Event
 from instructbooth.reconcile.conditions import BLOCKED, FAILED, QUEUED, SUCCEEDED, find, holds
+from instructbooth.reconcile.policies.blocked import UNSCHEDULABLE
 from instructbooth.spec.status import InstructBoothJobStatus, Phase, StageState, StageStatus
 
 
@@ -15,7 +16,8 @@ def events_between(old: InstructBoothJobStatus, new: InstructBoothJobStatus) -> 
     for stage in new.stages:
         found += _of_stage(before.get(stage.name) or StageStatus(name=stage.name), stage)
     blocked = find(new.conditions, BLOCKED)
-    if blocked and blocked.status == "True":
+    # To wait for room is no news in a full cluster, where thousands do: the condition says it.
+    if blocked and blocked.status == "True" and blocked.reason != UNSCHEDULABLE:
         previous = find(old.conditions, BLOCKED)
         if previous is None or (previous.status, previous.reason) != (blocked.status, blocked.reason):
             found.append(Event("Warning", "Blocked", f"{blocked.reason}: {blocked.message}"))

@@ -59,7 +59,7 @@ def mounts(job: ResolvedJob, stage: Stage) -> list[Mount]:
     for number, claim in enumerate(claims(spec, stage)):
         found.append(Mount(_claim(f"claim-{number}", claim), f"{Path.VOLUMES}/{claim}"))
     if cache := spec.model.cache_claim_name:
-        found.append(Mount(_claim("cache", cache), Path.CACHE, read_only=False))
+        found.append(Mount(_claim("cache", cache, read_only=False), Path.CACHE, read_only=False))
     return found
 
 
@@ -120,5 +120,9 @@ def _config_map(name: str, config_map: str, key: str | None = None) -> dict[str,
     return {"name": f"{PREFIX}{name}", "configMap": {"name": config_map, **items}}
 
 
-def _claim(name: str, claim: str) -> dict[str, Any]:
-    return {"name": f"{PREFIX}{name}", "persistentVolumeClaim": {"claimName": claim}}
+def _claim(name: str, claim: str, read_only: bool = True) -> dict[str, Any]:
+    """A claim. Read-only for the whole pod and not only where it is mounted, or the kubelet gives all its files to our
+    group first.
+    """
+    source = {"claimName": claim, **({"readOnly": True} if read_only else {})}
+    return {"name": f"{PREFIX}{name}", "persistentVolumeClaim": source}

@@ -25,6 +25,8 @@ def format_time(time: datetime) -> str:
 
 COMPLETION_INDEX = "batch.kubernetes.io/job-completion-index"
 """Label and annotation of a pod: its rank."""
+QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
+"""Label of a Job: the LocalQueue that it waits in. Kueue may put it there itself."""
 CLOCKS_AGREE = timedelta(minutes=1)
 LONG_AGO = timedelta(days=1)
 
@@ -68,6 +70,8 @@ class ChildJob:
     parallelism: int
     created: datetime
     suspended: bool = False
+    suspended_by_operator: bool = False
+    queue: str | None = None
     deleting: bool = False
     deleted: datetime | None = None  # when its deletion was asked for
     complete: bool = False
@@ -108,6 +112,8 @@ class ChildJob:
             parallelism=spec.get("parallelism", 1),
             created=created,
             suspended=spec.get("suspend", False),
+            suspended_by_operator=Label.SUSPENDED in meta["labels"],
+            queue=meta["labels"].get(QUEUE_LABEL),
             deleting="deletionTimestamp" in meta,
             deleted=parse_time(meta.get("deletionTimestamp")),
             complete=_condition(obj, "Complete") is not None,
@@ -289,10 +295,11 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Waiting:
-    """Why Kueue does not let a child go: in one word, and in Kueue's own."""
+    """Why Kueue does not let a child go: in one word, and in Kueue's own, or in ours until Kueue is `heard`."""
 
     reason: str
     message: str
+    heard: bool = True
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from instructbooth.reconcile.conditions import (
 from instructbooth.reconcile.events import events_between
 from instructbooth.reconcile.observed import Observed, Waiting, format_time
 from instructbooth.reconcile.pod import TrainerDefaults
-from instructbooth.reconcile.policies import blocked, deadline, invalid_spec, queued, skew, ttl, visible
+from instructbooth.reconcile.policies import blocked, deadline, invalid_spec, skew, ttl, visible
 from instructbooth.reconcile.policies.gang import Scene, Step, advance
 from instructbooth.spec.job import ResolvedJob, RunPolicy
 from instructbooth.spec.status import Failure, InstructBoothJobStatus, Phase, StageState, StageStatus
@@ -209,19 +209,20 @@ def _claims(stages: list[StageStatus], step: Step, policy: RunPolicy, old: Instr
     elif policy.suspend:
         claims.append(Claim(PROGRESSING, False, "Suspended", "set runPolicy.suspend to false to go on"))
     elif step.queued:
-        claims.append(Claim(PROGRESSING, False, "Queued", f"waits for the queue {policy.queue_name}"))
+        place = "whoever suspended its Job" if policy.queue_name is None else f"the queue {policy.queue_name}"
+        claims.append(Claim(PROGRESSING, False, "Queued", f"waits for {place}"))
     else:
         restarting = step.stage.state is StageState.RESTARTING
         claims.append(Claim(PROGRESSING, True, "Restarting" if restarting else "Running", step.stage.name.value))
     waits = None if policy.suspend else step.queued
-    return [*claims, *_queued_claim(waits, policy, old), *_blocked_claim(step.blocker, old)]
+    return [*claims, *_queued_claim(waits, old), *_blocked_claim(step.blocker, old)]
 
 
-def _queued_claim(waiting: Waiting | None, policy: RunPolicy, old: InstructBoothJobStatus) -> list[Claim]:
+def _queued_claim(waiting: Waiting | None, old: InstructBoothJobStatus) -> list[Claim]:
     previous = find(old.conditions, QUEUED)
     if waiting is None:
         return [Claim(QUEUED, False, "NotQueued")] if previous else []
-    if previous and previous.status == "True" and waiting == queued.by_default(policy.queue_name or ""):
+    if previous and previous.status == "True" and not waiting.heard:
         return [Claim(QUEUED, True, previous.reason, previous.message)]  # what Kueue said last is worth more
     return [Claim(QUEUED, True, waiting.reason, waiting.message)]
 

@@ -56,6 +56,7 @@ def pod_template(
             "runAsUser": USER,
             "runAsGroup": USER,
             "fsGroup": USER,
+            "fsGroupChangePolicy": "OnRootMismatch",  # not every file of a large cache, each time a gang begins
             "seccompProfile": {"type": "RuntimeDefault"},
             **(template.security_context or {}),
         },
@@ -96,7 +97,8 @@ def _container(
     return {
         "name": CONTAINER,
         "image": template.image or defaults.image,
-        "imagePullPolicy": defaults.image_pull_policy,
+        # Of an image of the user's own Kubernetes decides by its tag: `latest` is always pulled.
+        **({} if template.image else {"imagePullPolicy": defaults.image_pull_policy}),
         "command": list(COMMAND),
         "workingDir": Path.WORK,
         "env": [*environment, *template.env],

@@ -198,6 +198,13 @@ class Reinforcement(StageBase):
     seed: Seed = Field(default=0, description="Seed of everything random in the stage.")
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
+            cel="self.promptsPerEpoch * self.imagesPerPrompt >= "
+            "self.nodes * (self.gpusPerNode > 0 ? self.gpusPerNode : 1)",
+            check=lambda self: self.prompts_per_epoch * self.images_per_prompt >= self.world_size,
+            message="times imagesPerPrompt must be at least one picture for each process (nodes times gpusPerNode)",
+            field="promptsPerEpoch",
+        ),
+        Rule(
             cel="!has(self.timestepsPerTrajectory) || self.timestepsPerTrajectory <= self.sampling.steps - 1",
             check=lambda self: (
                 self.timesteps_per_trajectory is None or self.timesteps_per_trajectory < self.sampling.steps
@@ -277,6 +284,12 @@ class Evaluation(StageBase):
             check=lambda self: self.headline is None or any(m.name == self.headline for m in self.metrics),
             message="must be the name of one of the metrics",
             field="headline",
+        ),
+        Rule(
+            cel="self.metrics.all(m, self.metrics.exists_one(n, n.name == m.name))",
+            check=lambda self: len({m.name for m in self.metrics}) == len(self.metrics),
+            message="names a metric twice, and results are told apart by name; leave one",
+            field="metrics",
         ),
     )
 

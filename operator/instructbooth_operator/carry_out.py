@@ -163,7 +163,9 @@ class Hands:
     async def _set_suspend(self, job: JsonObject, name: str, suspend: bool) -> None:
         """Only if the child has not changed since: carried out late, it would stop a gang that may run again."""
         child = self._child(job, name)
-        patch = {"metadata": _as_seen(child) if child else {}, "spec": {"suspend": suspend}}
+        labels = {Label.SUSPENDED: "true" if suspend else None}
+        meta = {**(_as_seen(child) if child else {}), "labels": labels}
+        patch = {"metadata": meta, "spec": {"suspend": suspend}}
         self._note(await self._api.patch(JOBS, job["metadata"]["namespace"], name, patch))
 
     async def _delete_child(self, job: JsonObject, name: str) -> None:

@@ -8,7 +8,7 @@ import gc
 import logging
 import signal
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from datetime import datetime
 from typing import Any
 
@@ -26,7 +26,7 @@ from instructbooth_operator.metrics import JobCollector, stand_by
 from instructbooth_operator.observe import Observer, utc_now
 from instructbooth_operator.progress import ProgressPuller
 from instructbooth_operator.reconciler import Reconciler
-from instructbooth_operator.resync import Resync
+from instructbooth_operator.resync import NamespacesChanged, Resync
 from instructbooth_operator.server import application, serve
 from instructbooth_operator.settings import Settings
 from instructbooth_operator.watches import registry_for, watch
@@ -45,6 +45,7 @@ async def run(settings: Settings, now: Callable[[], datetime] = utc_now) -> None
     cache, queue, freshness, stop = Cache(), WorkQueue[Key](), Freshness(), asyncio.Event()
     _stop_on_signals(stop)
     async with contextlib.AsyncExitStack() as stack:
+        stack.enter_context(_unless(stop))
         collector = JobCollector(cache)
         REGISTRY.register(collector)
         stack.callback(REGISTRY.unregister, collector)
@@ -85,10 +86,10 @@ async def run(settings: Settings, now: Callable[[], datetime] = utc_now) -> None
             doubtful={job_key(job): job["metadata"]["uid"] for job in cache.jobs()},
         )
         registry = registry_for(cache, queue, freshness, lookout.awaits)
-        watching = watch(registry, settings.namespaces, lambda: _stop_on_signals(stop))
+        watching = watch(registry, resync.served, lambda: _stop_on_signals(stop))
         await first_of(
             tenure,
-            asyncio.create_task(watching, name="watches"),
+            asyncio.create_task(_as_long_as_listed(watching, resync), name="watches"),
             asyncio.create_task(resync.run(settings.resync_seconds), name="resync"),
             asyncio.create_task(puller.run(), name="progress"),
             asyncio.create_task(lookout.run(), name="lookout"),
@@ -100,6 +101,25 @@ def _stop_on_signals(stop: asyncio.Event) -> None:
     """Be told of SIGTERM from the start: the first process of a container dies of no signal that it does not handle."""
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+
+
+@contextlib.contextmanager
+def _unless(stop: asyncio.Event) -> Iterator[None]:
+    """Whoever is to stop does not begin anew, even if the signal comes while everything is being closed."""
+    try:
+        yield
+    except (LeaseLost, NamespacesChanged):
+        if not stop.is_set():
+            raise
+
+
+async def _as_long_as_listed(watching: Coroutine[Any, Any, None], resync: Resync) -> None:
+    """A watch may be refused before the next list is; then that is what there is to say."""
+    try:
+        await watching
+    except Exception:
+        await resync.same_namespaces()
+        raise
 
 
 async def _set(event: asyncio.Event) -> None:
@@ -186,6 +206,8 @@ def main(  # one parameter for each flag: the flags are the interface
     while True:
         try:
             return asyncio.run(run(settings))
+        # In a new event loop, with nothing of the old one. A process that ends is started again ever later.
         except LeaseLost as lost:
-            # In a new event loop, with nothing of the old one. A process that ends is started again ever later.
             log.error("%s; standing by", lost)
+        except NamespacesChanged as changed:
+            log.warning("%s; beginning anew", changed)

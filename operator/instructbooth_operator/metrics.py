@@ -28,6 +28,7 @@ RESTARTS = Counter("instructbooth_stage_restarts_total", "Gang restarts by who i
 LOOP_LAG = Gauge("instructbooth_event_loop_lag_seconds", "How late the event loop was at its last heartbeat.")
 LOOP_TASKS = Gauge("instructbooth_event_loop_tasks", "Tasks of the event loop; one that never ends would add up.")
 WATCH_LAG = Gauge("instructbooth_watch_lag_seconds", "For how long a change that is known is missing from the watch.")
+REFUSED_NAMESPACES = Gauge("instructbooth_refused_namespaces", "Watched namespaces whose jobs may not be listed.")
 LEADER = Gauge("instructbooth_leader", "1 if this replica works, 0 if it waits for the Lease.")
 QUEUE = Gauge("instructbooth_queue_depth", "Jobs waiting for a worker.")
 PULLS = Counter("instructbooth_progress_pulls_total", "Pulls of progress from rank 0.", ["result"])
@@ -40,7 +41,7 @@ for _stage in STAGES:
 
 def stand_by() -> None:
     """This replica watches and works no more: what it measured then must not look like the present."""
-    for gauge in (LOOP_LAG, LOOP_TASKS, WATCH_LAG, QUEUE):
+    for gauge in (LOOP_LAG, LOOP_TASKS, WATCH_LAG, QUEUE, REFUSED_NAMESPACES):
         gauge.set(0)
 
 

@@ -13,6 +13,8 @@ import json
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from http import HTTPStatus
+from itertools import islice
 from types import TracebackType
 from typing import Self
 
@@ -39,6 +41,8 @@ SOUGHT_AT_ONCE = 50
 LISTS_PER_TURN, TURN_SECONDS = 3, 1.0
 ANSWER_LIMIT = 64 * 1024  # bytes
 LARGEST = 2**53  # of a count: what JSON's readers agree on
+# What an image of somebody's own says becomes a status and series in Prometheus: it is bounded in number and length.
+METRICS, LONGEST_NAME = 64, 64
 
 
 @dataclass
@@ -209,19 +213,24 @@ class ProgressPuller:
 
     async def _ask(self, address: str, gang: str) -> Progress:
         host = f"[{address}]" if ":" in address else address
-        async with self._session.get(self._url.format(host=host)) as answer:
-            answer.raise_for_status()
+        # Not followed elsewhere: who answers there would have the operator send requests wherever it can reach.
+        async with self._session.get(self._url.format(host=host), allow_redirects=False) as answer:
+            if answer.status != HTTPStatus.OK:
+                raise ValueError(f"answers with {answer.status}")
             # Gangs that an earlier version began do not say who they are.
             if (who := answer.headers.get(GANG_HEADER, gang)) != gang:
                 raise _SomebodyElse(f"{who} answers there")
             text = await answer.content.read(ANSWER_LIMIT)
         data = json.loads(text)
         if isinstance(data, dict) and isinstance(data.get("metrics"), dict):
-            data["metrics"] = finite(data["metrics"])
+            named = ((name, value) for name, value in data["metrics"].items() if len(name) <= LONGEST_NAME)
+            data["metrics"] = finite(dict(islice(named, METRICS)))
         try:
             said = Progress.model_validate(data)
         except ValidationError as error:
             raise ValueError(f"not a Progress: {error}") from error
         if max(said.step, said.total, said.eta_seconds or 0) > LARGEST:
             raise ValueError("not a Progress: a count is too large")
+        if len(said.unit) > LONGEST_NAME:
+            raise ValueError("not a Progress: its unit is too long")
         return said

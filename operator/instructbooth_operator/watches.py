@@ -10,6 +10,7 @@ from typing import Any
 import kopf
 
 from instructbooth.contract import GROUP, PLURAL, VERSION, Label
+from instructbooth_operator.api import PAGE
 from instructbooth_operator.cache import Cache, Key, owner_of
 from instructbooth_operator.freshness import Freshness
 from instructbooth_operator.resync import SELECTOR
@@ -86,6 +87,7 @@ def settings() -> kopf.OperatorSettings:
     chosen.posting.enabled = False
     chosen.scanning.disabled = True
     chosen.watching.label_selectors["batch", "v1", "jobs"] = SELECTOR
+    chosen.watching.chunk_size = PAGE  # 5,000 jobs in one piece would be 600 MiB
     chosen.persistence.diffbase_storage = chosen.persistence.progress_storage = Unremembered()
     chosen.process.ultimate_exiting_timeout = 30
     return chosen

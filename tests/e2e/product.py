@@ -10,12 +10,23 @@ from tests.e2e import lab
 
 VALUES = "tests/e2e/values.yaml"
 RELEASE = "instructbooth"
+TAG = "dev"  # of the images, in VALUES
 WEIGHTS = "miniature/weights"
 MODELS = "models/miniature"
 
 
 def install() -> None:
-    """Helm-install (or upgrade) operator and MinIO into their namespace, and wait until they are ready."""
+    """Helm-install (or upgrade) operator and MinIO into their namespace, and wait until they are ready.
+
+    Raises LabError where somebody else's installation is: with CLUSTER=current it may be one that people work with.
+    """
+    said = lab.run("helm", "get", "values", RELEASE, "--namespace", lab.SYSTEM, "--output", "json", check=False)
+    image = ((json.loads(said or "{}") or {}).get("operator") or {}).get("image") or {}
+    if said and image.get("tag") != TAG:
+        raise lab.LabError(
+            f"the cluster has a release {RELEASE} in {lab.SYSTEM} that is not of this checkout (its operator's tag is "
+            f"{image.get('tag')!r}); `helm uninstall -n {lab.SYSTEM} {RELEASE}` first, or choose another cluster"
+        )
     lab.run(
         "helm",
         "upgrade",

@@ -28,8 +28,9 @@ _CREATE_WARNING = "FailedCreate"
 TELLING = _MOUNT_WARNINGS | {_CREATE_WARNING}
 """Reasons of those warnings that `blocker` understands."""
 NOT_SCHEDULED = "NotScheduled"
+UNSCHEDULABLE = "Unschedulable"
 # Reasons whose words change all the time without saying anything new: the first words are kept.
-CHATTY = frozenset({"ImagePullFailed", "Unschedulable", "PodsNotCreated", NOT_SCHEDULED})
+CHATTY = frozenset({"ImagePullFailed", UNSCHEDULABLE, "PodsNotCreated", NOT_SCHEDULED})
 DEFAULT_SCHEDULER = "default-scheduler"
 SILENCE = timedelta(minutes=1)  # for which a scheduler may hold pods back until their whole group is there
 _QUOTA = "exceeded quota"  # the admission plug-in's words
@@ -79,7 +80,7 @@ def blocker(
             way_out = (
                 f"check {part}.resources, {part}.gpusPerNode, podTemplate.nodeSelector, tolerations and volume claims"
             )
-            return Blocker("Unschedulable", f"{pod.unschedulable}; {way_out}")
+            return Blocker(UNSCHEDULABLE, f"{pod.unschedulable}; {way_out}")
     for warning in evidence.warnings:
         if warning.reason in _MOUNT_WARNINGS:
             way_out = "create the ConfigMap or claim that the spec names, in the job's namespace; the pod then starts"

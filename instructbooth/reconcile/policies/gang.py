@@ -97,7 +97,7 @@ def _next(scene: Scene, stage: StageStatus, child: ChildJob | None) -> Step:
     if stage.state is StageState.RESTARTING:
         step = _restart(scene, stage, child)
         # From the end of a gang that Kueue stopped to the next attempt's place in the queue it waits all the time.
-        return step if child is None else replace(step, queued=_queued(scene, child))
+        return step if child is None else replace(step, queued=_queued(scene, stage, child))
     if child is None:
         return _end(scene, stage, retry.child_deleted(stage.attempt, stage.job_name or ""))
     evidence = scene.observed.evidence.get(child.name)
@@ -107,10 +107,10 @@ def _next(scene: Scene, stage: StageStatus, child: ChildJob | None) -> Step:
         if evidence is None:
             return Step(stage, look_at=Look(child.name))
         if retry.undecided(evidence) and scene.observed.now - child.failure.time < UNDECIDED_FOR:
-            return Step(stage, requeue_after=GOING_SECONDS, queued=_queued(scene, child))
+            return Step(stage, requeue_after=GOING_SECONDS, queued=_queued(scene, stage, child))
         diagnosis = retry.diagnose(stage.attempt, child.failure, evidence)
         if _stopped_as_asked(stage, child, diagnosis, evidence):
-            return Step(_restarting(scene, stage), requeue_after=0.0, queued=_queued(scene, child))
+            return Step(_restarting(scene, stage), requeue_after=0.0, queued=_queued(scene, stage, child))
         return _end(scene, stage, diagnosis)
     if child.deleting:
         return _end(scene, stage, retry.child_deleted(stage.attempt, child.name))
@@ -147,12 +147,26 @@ def _let_go_again(stage: StageStatus, child: ChildJob, evidence: Evidence) -> bo
     return former or stage.progress is not None
 
 
-def _queued(scene: Scene, child: ChildJob | None = None) -> Waiting | None:
-    """Why the stage waits for Kueue, in our words; None where no queue is asked for, or Kueue has let the child go."""
+def _queued(scene: Scene, stage: StageStatus, child: ChildJob | None = None) -> Waiting | None:
+    """Why the stage waits for Kueue, in our words; None where it does not."""
     queue = scene.job.spec.run_policy.queue_name
-    if queue is None or (child is not None and not child.suspended):
-        return None
-    return queued.by_default(queue)
+    if child is None:
+        return None if queue is None else queued.by_default(queue)
+    return queued.by_default(child.queue or queue) if _stopped_by_another(scene, stage, child) else None
+
+
+def _in_queue(scene: Scene, child: ChildJob) -> bool:
+    """Whether `suspend` of the child is Kueue's. Its webhook may have put the child into a queue of its own accord."""
+    return (child.queue or scene.job.spec.run_policy.queue_name) is not None
+
+
+def _stopped_by_another(scene: Scene, stage: StageStatus, child: ChildJob) -> bool:
+    """Whether the child was suspended by somebody else than the operator.
+
+    The label says so, written together with `suspend`; operators before it only noted it in the status.
+    """
+    ours = child.suspended_by_operator or stage.state is StageState.SUSPENDED
+    return child.suspended and (_in_queue(scene, child) or not ours)
 
 
 def _adopt(stage: StageStatus, child: ChildJob) -> StageStatus:
@@ -181,7 +195,7 @@ def _launch(scene: Scene, stage: StageStatus, attempt: int) -> Step:
     # A number of nodes in the status of a stage that does not run is what the last attempt found room for.
     nodes = stage.nodes or scene.job.spec.stage(stage.name).nodes
     child = child_job(scene.job, stage.name, attempt, scene.inputs, scene.defaults, nodes)
-    waiting = _queued(scene)
+    waiting = _queued(scene, stage)
     started = _changed(
         stage,
         state=StageState.WAITING if waiting else StageState.RUNNING,
@@ -201,15 +215,14 @@ def _launch(scene: Scene, stage: StageStatus, attempt: int) -> Step:
 def _watch(scene: Scene, stage: StageStatus, child: ChildJob, evidence: Evidence | None) -> Step:
     """A live child: suspend or resume it, see whether its pods start, copy what rank 0 says."""
     policy, now = scene.job.spec.run_policy, scene.observed.now
-    if policy.queue_name is not None:
-        if policy.suspend:
-            # Kueue owns the child's suspend field and would set it back: let the gang go, and start anew on resume.
-            return Step(_restarting(scene, stage), requeue_after=0.0)
-        if child.suspended:
-            return _wait_for_kueue(scene, stage, child)
+    if policy.suspend and _in_queue(scene, child):
+        # Kueue owns the child's suspend field and would set it back: let the gang go, and start anew on resume.
+        return Step(_restarting(scene, stage), requeue_after=0.0)
     if policy.suspend:
         actions = () if child.suspended else (SetSuspend(child.name, True),)
         return Step(_changed(stage, state=StageState.SUSPENDED), actions)
+    if _stopped_by_another(scene, stage, child):
+        return _wait_for_kueue(scene, stage, child)
     if child.suspended:
         return Step(_changed(stage, state=StageState.RUNNING), (SetSuspend(child.name, False),))
     if stage.state is not StageState.WAITING or blocked.started(child):
@@ -271,11 +284,12 @@ def _haste(stage: StageStatus, child: ChildJob) -> Haste:
 def _wait_for_kueue(scene: Scene, stage: StageStatus, child: ChildJob) -> Step:
     """Nothing is to be done. What Kueue says is shown; while nothing is known, what it said last stays."""
     said = scene.observed.waiting.get(child.name)
+    asks = _in_queue(scene, child) and child.name not in scene.observed.waiting
     return Step(
         _changed(stage, state=StageState.WAITING),
-        queued=said or _queued(scene, child),
+        queued=said or _queued(scene, stage, child),
         requeue_after=queued.look_again_seconds(child, scene.observed.now),
-        ask_kueue=None if child.name in scene.observed.waiting else (child.name, child.uid),
+        ask_kueue=(child.name, child.uid) if asks else None,
     )
 
 

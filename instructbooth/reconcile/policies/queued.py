@@ -17,6 +17,11 @@ NOT_SERVED = Waiting(
     "this cluster serves no Workloads of kueue.x-k8s.io/v1beta1, and nobody but Kueue lets a gang go that has a queue: "
     "install Kueue, or make the job again without runPolicy.queueName",
 )
+SUSPENDED = Waiting(
+    "Suspended",
+    "its Job was suspended, and not by the operator: whoever did that lets it go on. Where Kueue manages all Jobs it "
+    "suspends those without a queue: then make the job again with runPolicy.queueName",
+)
 FIRST_LOOK_SECONDS = 2.0
 _LOOK_AGAIN_SECONDS = (
     FIRST_LOOK_SECONDS,
@@ -30,9 +35,15 @@ def look_again_seconds(child: ChildJob, now: datetime) -> float:
     return min(max(elapsed(child.created, now).total_seconds() / 4, shortest), longest)
 
 
-def by_default(queue: str) -> Waiting:
-    """What to say as long as Kueue's own words are not known."""
-    return Waiting(PENDING, f"waits for the queue {queue}")
+def by_default(queue: str | None) -> Waiting:
+    """What to say as long as Kueue's own words are not known.
+
+    Args:
+        queue: None where somebody stopped a child that is in no queue.
+    """
+    if queue is None:
+        return SUSPENDED
+    return Waiting(PENDING, f"waits for the queue {queue}", heard=False)
 
 
 def waiting(workloads: Iterable[JsonObject], child: str) -> Waiting:

@@ -52,12 +52,13 @@ def list_pods(selector: str) -> list[dict[str, Any]]:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers every GET with the targets; an API server that cannot be reached is a 503, and the old targets stay."""
+    """Answers GET /<job>; an API server that cannot be reached is a 503, and the old targets stay."""
 
     def do_GET(self) -> None:
         """The targets as JSON."""
+        job = self.path.removeprefix("/")
         try:
-            found = [target for job, selector in SELECTORS.items() for target in targets(job, list_pods(selector))]
+            found = targets(job, list_pods(SELECTORS[job])) if job in SELECTORS else []
             body, status = json.dumps(found).encode(), 200
         except OSError as error:
             body, status = str(error).encode(), 503

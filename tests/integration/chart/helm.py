@@ -25,7 +25,11 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "minio-existing": ("--set", "minio.enabled=true,minio.existingSecret=mine,minio.persistence.existingClaim=mine"),
     "namespaced": ("--set", "watchNamespaces={team-a,team-b}"),
     "monitored": ("--set", "metrics.serviceMonitor.enabled=true,metrics.podMonitor.enabled=true"),
-    "fenced": ("--set", "networkPolicy.enabled=true,minio.enabled=true"),
+    "fenced": (
+        *("--set", "networkPolicy.enabled=true,minio.enabled=true,watchNamespaces={team-a,team-b}"),
+        *("--set-json", 'networkPolicy.metricsFrom=[{"podSelector":{"matchLabels":{"app":"prometheus"}}}]'),
+        *("--set-json", 'networkPolicy.minioFrom=[{"namespaceSelector":{}}]'),
+    ),
     "bare": (
         *("--set", "crds.install=false,rbac.create=false,rbac.aggregate=false,dashboard.enabled=false"),
         *("--set", "serviceAccount.create=false,serviceAccount.name=mine"),
@@ -37,7 +41,10 @@ VARIANTS: dict[str, tuple[str, ...]] = {
         *("--set-json", 'operator.tolerations=[{"key":"a","operator":"Exists"}]'),
         *("--set-json", 'operator.extraEnv=[{"name":"HTTPS_PROXY","value":"http://proxy:3128"}]'),
         *("--set-json", 'operator.affinity={"nodeAffinity":{"preferredDuringSchedulingIgnoredDuringExecution":[]}}'),
-        *("--set-json", 'networkPolicy={"enabled":true,"metricsFrom":[{"namespaceSelector":{}}]}'),
+        *(
+            "--set-json",
+            'networkPolicy={"enabled":true,"metricsFrom":[{"namespaceSelector":{}}],"minioFrom":[{"podSelector":{}}]}',
+        ),
         *("--set", "minio.enabled=true,minio.persistence.storageClass=fast,minio.persistence.keep=false"),
         *("--set-json", 'minio.tolerations=[{"key":"a","operator":"Exists"}]'),
     ),

@@ -9,7 +9,10 @@ from typing import Any
 
 import pytest
 import yaml
+from prometheus_client import REGISTRY
 
+from instructbooth_operator.cache import Cache
+from instructbooth_operator.metrics import JobCollector
 from tests.integration.chart.helm import CHART, ROOT, VARIANTS, helm, one, pod_templates, render, template
 
 CRD = "instructboothjobs.instructbooth.io"
@@ -162,11 +165,86 @@ def test_minio_keeps_its_data_on_a_claim():
         ("minio.persistence.size=20GB", "'/minio/persistence/size'"),
         ("watchNamespaces={Team_A}", "'/watchNamespaces/0'"),
         ("serviceAccount.create=false", "serviceAccount.name must name an existing ServiceAccount"),
+        ("operator.resources.limits.cpu=-1", "'/operator/resources/limits/cpu'"),
+        ("networkPolicy.enabled=true", "networkPolicy.metricsFrom must say who may scrape; [{namespaceSelector: {}}]"),
+        (
+            "minio.enabled=true,networkPolicy.enabled=true,networkPolicy.metricsFrom[0].podSelector.matchLabels.a=b",
+            "networkPolicy.minioFrom must say who may use MinIO; [{namespaceSelector: {}}]",
+        ),
     ],
 )
 def test_wrong_values_are_refused_at_their_place(wrong, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         template("--set", wrong)
+
+
+def test_fences_let_in_who_is_named_and_gangs_only_their_like():
+    objects = render(*VARIANTS["fenced"])
+    prometheus = {"podSelector": {"matchLabels": {"app": "prometheus"}}}
+    operator = one(objects, "Deployment", "instructbooth-operator")["spec"]["selector"]["matchLabels"]
+    fences = {(o["metadata"]["namespace"], o["metadata"]["name"]): o for o in objects if o["kind"] == "NetworkPolicy"}
+    assert fences.keys() == {
+        *(("instructbooth-system", f"instructbooth-{name}") for name in ("operator", "minio")),
+        *((team, "instructbooth-trainer") for team in ("team-a", "team-b")),
+    }
+    ours = fences["instructbooth-system", "instructbooth-operator"]["spec"]
+    assert ours["ingress"] == [{"ports": [{"port": "metrics", "protocol": "TCP"}], "from": [prometheus]}]
+    gang = fences["team-a", "instructbooth-trainer"]["spec"]
+    trainers = {"matchLabels": {"app.kubernetes.io/managed-by": "instructbooth-operator"}}
+    assert gang["podSelector"] == trainers
+    home = {"matchLabels": {"kubernetes.io/metadata.name": "instructbooth-system"}}
+    assert gang["ingress"] == [
+        {"from": [{"podSelector": trainers}]},  # of its own namespace, on every port
+        {
+            "ports": [{"port": "metrics", "protocol": "TCP"}],
+            "from": [{"namespaceSelector": home, "podSelector": {"matchLabels": operator}}, prometheus],
+        },
+    ]
+
+
+def test_labels_for_everything_are_on_pods_too_and_give_way_to_the_pods_own():
+    changed = ("commonLabels.team=x", "commonLabels.tier=y", "operator.podLabels.tier=z", "minio.enabled=true")
+    pods = pod_templates(render("--set", ",".join(changed)))
+    labels = {name: pod["metadata"]["labels"] for name, pod in pods.items()}
+    assert {name: (have["team"], have["tier"]) for name, have in labels.items()} == {
+        "Deployment/instructbooth-operator": ("x", "z"),
+        "StatefulSet/instructbooth-minio": ("x", "y"),
+    }
+
+
+def test_only_the_operator_s_pods_have_a_token():
+    objects = render("--set", "minio.enabled=true")
+    assert one(objects, "ServiceAccount", "instructbooth-operator")["automountServiceAccountToken"] is False
+    mounts = {name: pod["spec"]["automountServiceAccountToken"] for name, pod in pod_templates(objects).items()}
+    assert mounts == {"Deployment/instructbooth-operator": True, "StatefulSet/instructbooth-minio": False}
+
+
+def test_half_a_core_may_be_written_as_a_number():
+    pod = one(render("--set-json", "operator.resources.limits.cpu=0.5"), "Deployment", "instructbooth-operator")
+    assert pod["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"]["cpu"] == 0.5
+
+
+def test_what_a_trainer_s_image_says_passes_neither_for_the_operator_nor_for_another_namespace():
+    objects = render(*VARIANTS["monitored"])
+    (trainer,) = one(objects, "PodMonitor", "instructbooth-trainer")["spec"]["podMetricsEndpoints"]
+    assert "honorLabels" not in trainer, "it could call itself any namespace"
+    keep, drop, job, rest = trainer["metricRelabelings"]
+    assert [rule["action"] for rule in (keep, drop, rest)] == ["keep", "drop", "labeldrop"]
+    assert (job["sourceLabels"], job["targetLabel"], rest["regex"]) == (["exported_job"], "job", "exported_.+")
+    operator = {sample.name for metric in REGISTRY.collect() for sample in metric.samples}
+    operator |= {metric.name for metric in JobCollector(Cache()).collect()}
+    operator = {name for name in operator if name.startswith("instructbooth_")}
+    assert len(operator) > 15
+    assert [name for name in operator if not re.fullmatch(drop["regex"], name)] == []
+    table = (ROOT / "docs/dashboards.md").read_text().split("From the operator")[0].split("From rank 0")[1]
+    said = {f"instructbooth{name.removeprefix('instructbooth')}" for name in re.findall(r"`(\w+)[`<]", table)}
+    said = {name for name in said if "_" in name}
+    assert "instructbooth_stage_heartbeat_seconds" in said
+    assert [name for name in said if re.fullmatch(drop["regex"], name) or not re.fullmatch(keep["regex"], name)] == []
+    demo = yaml.safe_load((ROOT / "tests/cluster/prometheus/prometheus.yml").read_text())["scrape_configs"][1]
+    camel = {"source_labels": "sourceLabels", "target_label": "targetLabel"}
+    rules = [{camel.get(key, key): value for key, value in rule.items()} for rule in demo["metric_relabel_configs"]]
+    assert rules == trainer["metricRelabelings"], "what the demo's Prometheus shows is what the chart's does"
 
 
 def leaves(values: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -197,6 +275,7 @@ def another(path: tuple[str, ...], default: Any) -> Any:
 VALUES = dict(leaves(yaml.safe_load((CHART / "values.yaml").read_text())))
 EVERYTHING_ON = (
     *("--set-json", 'minio.enabled=true,networkPolicy.enabled=true,serviceAccount.name="mine"'),
+    *("--set-json", 'networkPolicy.metricsFrom=[{"podSelector":{}}],networkPolicy.minioFrom=[{"podSelector":{}}]'),
     *("--set-json", "metrics.serviceMonitor.enabled=true,metrics.podMonitor.enabled=true"),
 )
 

@@ -39,6 +39,7 @@ class Operator:
         progress: str,
         *flags: str,
         name: str = "op-1",
+        user: str = "operator",
         program: Sequence[str] = (str(Path(sys.executable).with_name("instructbooth-operator")),),
     ) -> None:
         self.port = free_port()
@@ -53,7 +54,7 @@ class Operator:
             f"--pod-name={name}",
             *flags,
         ]
-        self._environment = {**os.environ, "KUBECONFIG": str(plane.kubeconfig("operator"))}
+        self._environment = {**os.environ, "KUBECONFIG": str(plane.kubeconfig(user))}
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self, wait: bool = True) -> None:

@@ -22,16 +22,21 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
 @pytest.fixture
 def bench(plane: ControlPlane) -> Iterator[Bench]:
     """A namespace of the test's own; nobody else's jobs are in it. What is left there is shown when the test fails."""
-    name = f"lab-{next(NAMES)}"
-    # Restricted, as careful clusters have it: no pod of ours may need more.
-    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
-    plane.request("POST", "/api/v1/namespaces", {"metadata": {"name": name, "labels": labels}})
-    plane.wait("its service account", lambda: _has_account(plane, name))
+    name = add_namespace(plane)
     yield Bench(plane, name)
     for path in ("apis/instructbooth.io/v1alpha1/{}/instructboothjobs", "apis/batch/v1/{}/jobs", "api/v1/{}/pods"):
         for item in plane.request("GET", "/" + path.format(f"namespaces/{name}"))["items"]:
             meta = {key: item["metadata"].get(key) for key in ("name", "deletionTimestamp", "finalizers")}
             print(json.dumps(meta | {"status": item.get("status")}))
+
+
+def add_namespace(plane: ControlPlane) -> str:
+    """A new namespace; restricted, as careful clusters have it: no pod of ours may need more."""
+    name = f"lab-{next(NAMES)}"
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    plane.request("POST", "/api/v1/namespaces", {"metadata": {"name": name, "labels": labels}})
+    plane.wait("its service account", lambda: _has_account(plane, name))
+    return name
 
 
 def _has_account(plane: ControlPlane, namespace: str) -> bool:

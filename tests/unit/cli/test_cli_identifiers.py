@@ -42,7 +42,26 @@ def test_a_model_its_tokenizer_or_the_file(tmp_path, given):
     assert "base model" in done.stderr
 
 
-@pytest.mark.parametrize(("content", "message"), [("[1]", "no vocabulary"), ("{", "no JSON"), ('{"a": 1}', "use sks")])
+@pytest.mark.parametrize("given", ["model", "model/tokenizer", "model/tokenizer/tokenizer.json"])
+def test_a_tokenizer_in_one_file(tmp_path, given):
+    """As transformers saves it today, beside no vocab.json."""
+    path = tmp_path / "model/tokenizer/tokenizer.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"version": "1.0", "model": {"type": "BPE", "vocab": VOCABULARY, "merges": []}}))
+    done = CliRunner().invoke(cli, ["identifiers", str(tmp_path / given), "-n", "3"])
+    assert done.exit_code == 0, done.output
+    assert done.stdout.splitlines() == ["zwx", "sks", "tqx"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"model": {"vocab": [["a", 0]]}}', "no vocabulary"),
+        ("[1]", "no vocabulary"),
+        ("{", "no JSON"),
+        ('{"a": 1}', "use sks"),
+    ],
+)
 def test_what_is_no_vocabulary(tmp_path, content, message):
     (tmp_path / "vocab.json").write_text(content)
     done = CliRunner().invoke(cli, ["identifiers", str(tmp_path)], catch_exceptions=True)

@@ -107,6 +107,18 @@ def test_gang_can_be_made_smaller_but_not_larger(here):
     assert of(manifest, here).spec.evaluation.gpus_per_node == 4
 
 
+def test_what_only_a_cluster_or_a_gpu_can_do_is_left_out(here):
+    manifest = demo()
+    manifest["spec"]["reinforcement"] |= {"nodes": 2, "minNodes": 2, "gpusPerNode": 1}
+    for stage in ("personalization", "evaluation"):
+        manifest["spec"][stage]["gpusPerNode"] = 1
+    manifest["spec"]["model"] |= {"cudaGraphs": True, "dtype": "bf16"}
+    found = of(manifest, here, cpu=True, nodes=1).spec
+    assert (found.reinforcement.nodes, found.reinforcement.min_nodes) == (1, None)
+    assert not found.model.cuda_graphs
+    assert of(manifest, here).spec.model.cuda_graphs, "here there may be GPUs"
+
+
 def test_cache_claim_is_left_out(here):
     manifest = demo()
     manifest["spec"]["model"]["cacheClaimName"] = "cache"

@@ -86,12 +86,19 @@ def child(version: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("action", "expected"),
     [
-        (SetSuspend("mascot-personalize-1", True), {"uid": "c1", "resourceVersion": "1"}),
+        (
+            SetSuspend("mascot-personalize-1", True),
+            {"uid": "c1", "resourceVersion": "1", "labels": {"instructbooth.io/suspended": "true"}},
+        ),
+        (
+            SetSuspend("mascot-personalize-1", False),
+            {"uid": "c1", "resourceVersion": "1", "labels": {"instructbooth.io/suspended": None}},
+        ),
         (DeleteChild("mascot-personalize-1"), {"uid": "c1"}),
         (DeleteSelf(), {"uid": "0a1b2c3d", "resourceVersion": "7"}),
     ],
 )
-def test_a_write_names_what_it_was_decided_on(action: Any, expected: dict[str, str]) -> None:
+def test_a_write_names_what_it_was_decided_on(action: Any, expected: dict[str, Any]) -> None:
     cache, api, job = Cache(), Recorder(), job_object()
     job["metadata"]["resourceVersion"] = "7"
     cache.put(child("1"))

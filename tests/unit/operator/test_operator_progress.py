@@ -321,6 +321,7 @@ def test_many_who_do_not_answer_keep_nobody_waiting_who_does(monkeypatch: pytest
         "null",
         '{"step": -1}',
         "\x00",
+        '{"unit": "' + "e" * 65 + '"}',
     ],
 )
 def test_no_answer_whatever_it_is_ends_the_pulling(body: str) -> None:
@@ -348,6 +349,39 @@ def test_no_answer_whatever_it_is_ends_the_pulling(body: str) -> None:
     failures, metrics = asyncio.run(run())
     assert metrics == {}
     assert failures == (0 if "metrics" in body else 2)
+
+
+def test_what_an_image_says_is_bounded_and_nobody_is_sent_elsewhere() -> None:
+    """Else whoever owns an image could fill a status and Prometheus, or have the operator call what it may reach."""
+    asked: list[str] = []
+    metrics = {"m" * 65: 1.0, **{f"m{number}": float(number) for number in range(500)}}
+
+    async def away(request: web.Request) -> web.Response:
+        asked.append(request.path)
+        raise web.HTTPFound("/metrics")
+
+    async def answer(request: web.Request) -> web.Response:
+        asked.append(request.path)
+        return web.json_response({"metrics": metrics})
+
+    async def run() -> None:
+        app = web.Application()
+        app.router.add_get("/away", away)
+        app.router.add_get("/metrics", answer)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        host = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        async with ProgressPuller(f"{host}/metrics", 5, at("127.0.0.1"), changed=lambda key: None) as made:
+            said = await made._ask("127.0.0.1", f"lab/{CHILD}")
+            assert said.metrics == {f"m{number}": float(number) for number in range(64)}
+        async with ProgressPuller(f"{host}/away", 5, at("127.0.0.1"), changed=lambda key: None) as made:
+            with pytest.raises(ValueError, match="answers with 302"):
+                await made._ask("127.0.0.1", f"lab/{CHILD}")
+        await runner.cleanup()
+
+    asyncio.run(run())
+    assert asked == ["/metrics", "/away"]
 
 
 def test_a_pull_that_fails_late_says_nothing_of_the_address_found_meanwhile(clock: Clock) -> None:
@@ -378,7 +412,7 @@ def test_an_address_of_the_sixth_version_is_written_as_in_a_url() -> None:
     urls = []
 
     class Session:
-        def get(self, url: str) -> None:
+        def get(self, url: str, **_: object) -> None:
             urls.append(url)
             raise TimeoutError
 

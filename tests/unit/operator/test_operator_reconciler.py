@@ -519,8 +519,11 @@ def test_how_a_gang_ended_is_seen_at_once_and_by_no_earlier_look(rig: Rig, looke
 
 def test_an_event_of_a_gang_that_waits_is_given_up_like_any_other(rig: Rig) -> None:
     """Each try needs a look of its own, and the pass that only asks for it is no success."""
-    _waiting(rig, node="")
-    _pod(rig, "Pending", node="", why="0/3 nodes are available")
+    _waiting(rig, node="gpu-1")
+    waits = {"waiting": {"reason": "ErrImagePull", "message": "no such image"}}
+    pod = deepcopy(rig.api.objects[PODS.plural, f"{P1}-0-x"])
+    pod["status"]["containerStatuses"] = [{"name": CONTAINER, "state": waits}]
+    rig.api.put(PODS, pod)
 
     def trouble(verb: str, plural: str) -> None:
         if (verb, plural) == ("create", "events"):

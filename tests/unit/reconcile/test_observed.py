@@ -34,6 +34,21 @@ def test_a_child_that_runs() -> None:
     assert child.started == parse_time(TIME)
 
 
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        ({}, (False, None)),
+        ({"instructbooth.io/suspended": "true"}, (True, None)),
+        ({"kueue.x-k8s.io/queue-name": "default"}, (False, "default")),
+    ],
+)
+def test_who_may_let_a_child_go(labels: dict[str, str], expected: tuple[bool, str | None]) -> None:
+    obj = job({})
+    obj["metadata"]["labels"] |= labels
+    child = ChildJob.from_object(obj)
+    assert (child.suspended_by_operator, child.queue) == expected
+
+
 def test_a_child_has_failed_as_soon_as_that_is_decided() -> None:
     child = ChildJob.from_object(job({"conditions": [condition("FailureTarget")]}))
     assert child.failure is not None

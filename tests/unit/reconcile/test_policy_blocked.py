@@ -209,6 +209,20 @@ def test_blocked_comes_and_goes_without_a_restart() -> None:
     assert [event.reason for event in world.events] == ["StageStarted", "Blocked"]
 
 
+def test_to_wait_for_room_is_a_condition_and_no_event() -> None:
+    world = World()
+    world.settle()
+    world.evidence[P1] = Evidence((Pod("p0", 0, unschedulable="0/2 nodes are available"),))
+    world.wait(10)
+    world.settle()
+    condition = find(world.status.conditions, "Blocked")
+    assert condition is not None
+    assert (condition.status, condition.reason) == ("True", "Unschedulable")
+    world.run(P1)
+    world.settle()
+    assert [event.reason for event in world.events] == ["StageStarted"]
+
+
 def test_the_scheduler_s_changing_words_are_not_written_again_and_again() -> None:
     world = World()
     world.settle()

@@ -431,3 +431,69 @@ def test_a_failure_of_its_own_is_charged_with_a_queue_too() -> None:
     world.disrupt(P2)
     world.settle()
     assert world.stage(Stage.PERSONALIZE).restarts == Restarts(failures=1, disruptions=1)
+
+
+def unqueued(**policy: object) -> World:
+    """A job that names no queue, whose first gang has been created."""
+    world = World(job_object(runPolicy=policy))
+    world.reconcile()
+    return world
+
+
+def test_a_queue_that_kueue_chose_itself_is_obeyed() -> None:
+    """A LocalQueue `default` in the namespace: Kueue's webhook suspends and labels the Job as it is created."""
+    world = unqueued()
+    world.change(P1, suspended=True, queue="default", started=None)
+    made = world.reconcile()
+    assert made.actions == (), "two controllers would write the same field in turns"
+    assert made.ask_kueue is not None
+    world.settle()
+    assert (world.status.phase, condition(world, "Queued").message) == (Phase.QUEUED, "waits for the queue default")
+    admit(world, P1)
+    assert (world.status.phase, condition(world, "Queued").status) == (Phase.PERSONALIZING, "False")
+    stop(world, P1)
+    world.settle()
+    assert (world.status.phase, world.children[P1].suspended) == (Phase.QUEUED, True)
+    world.edit(suspend=True)  # Kueue would set the child's field back
+    world.settle()
+    assert (world.children, world.status.phase) == ({}, Phase.SUSPENDED)
+
+
+def test_a_job_that_somebody_else_suspended_is_left_to_them() -> None:
+    """Kueue, where it manages Jobs without a queue too; or an administrator."""
+    world = unqueued()
+    world.run(P1)
+    world.settle()
+    stop(world, P1)
+    made = world.reconcile()
+    assert (made.actions, made.ask_kueue) == ((), None)
+    world.settle()
+    assert (world.status.phase, world.children[P1].suspended) == (Phase.QUEUED, True)
+    said = condition(world, "Queued")
+    assert (said.status, said.reason, said.message) == ("True", queued.SUSPENDED.reason, queued.SUSPENDED.message)
+    admit(world, P1)
+    assert (world.status.phase, world.launched) == (Phase.PERSONALIZING, [P1])
+    assert world.stage(Stage.PERSONALIZE).restarts == Restarts()
+
+
+def test_what_the_operator_suspended_it_lets_go_though_it_died_before_it_said_so() -> None:
+    world = unqueued()
+    world.run(P1)
+    world.settle()
+    world.edit(suspend=True)
+    world.reconcile(1)  # killed after that: the child is stopped, the status does not know
+    assert (world.children[P1].suspended, world.stage(Stage.PERSONALIZE).state) == (True, StageState.RUNNING)
+    world.edit(suspend=False)
+    world.settle()
+    assert (world.children[P1].suspended, world.status.phase) == (False, Phase.PERSONALIZING)
+
+
+def test_what_an_operator_without_the_label_suspended_is_let_go() -> None:
+    world = unqueued()
+    world.run(P1)
+    world.edit(suspend=True)
+    world.settle()
+    world.change(P1, suspended_by_operator=False)
+    world.edit(suspend=False)
+    world.settle()
+    assert (world.children[P1].suspended, world.status.phase) == (False, Phase.PERSONALIZING)

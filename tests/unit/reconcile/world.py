@@ -23,6 +23,7 @@ from instructbooth.reconcile.actions import (
     SetSuspend,
 )
 from instructbooth.reconcile.observed import (
+    QUEUE_LABEL,
     ChildFailure,
     ChildJob,
     Evidence,
@@ -171,7 +172,7 @@ class World:
                     self._create(manifest)
             case SetSuspend(name, suspend):
                 if name in self.children:
-                    self.change(name, suspended=suspend, ready=0)
+                    self.change(name, suspended=suspend, suspended_by_operator=suspend, ready=0)
             case DeleteChild(name):
                 if name in self.children:
                     self.change(name, deleting=True, deleted=self.now)
@@ -194,6 +195,7 @@ class World:
             parallelism=manifest["spec"]["parallelism"],
             created=self.now,
             suspended=manifest["spec"]["suspend"],
+            queue=labels.get(QUEUE_LABEL),
             started=self.now,
         )
 

@@ -259,6 +259,18 @@ BAD: dict[str, tuple[Callable[[Manifest], object], str]] = {
         "spec.reinforcement.prompts.contexts",
     ),
     "share-above-one": (_set("reinforcement.identifierFreeShare", 1.5), "spec.reinforcement.identifierFreeShare"),
+    "metric-twice": (
+        lambda manifest: manifest["spec"]["evaluation"]["metrics"].append(
+            dict(manifest["spec"]["evaluation"]["metrics"][0])
+        ),
+        "spec.evaluation.metrics",
+    ),
+    "fewer-pictures-than-processes": (
+        lambda manifest: manifest["spec"]["reinforcement"].update(
+            nodes=2, gpusPerNode=8, promptsPerEpoch=1, imagesPerPrompt=8
+        ),
+        "spec.reinforcement.promptsPerEpoch",
+    ),
     "headline-is-no-metric": (_set("evaluation.headline", "beauty"), "spec.evaluation.headline"),
     "endpoint-without-scheme": (_set("artifacts.endpoint", "minio:9000"), "spec.artifacts.endpoint"),
     "prefix-climbs-out": (_set("artifacts.prefix", "../other"), "spec.artifacts.prefix"),

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.utils._paths import filter_repo_objects
 
 from instructbooth.spec.sources import HubSource
 from instructbooth_trainer.runtime.errors import TransientError, UserError
+
+log = logging.getLogger(__name__)
 
 # Published as pickles only. Only the rewards of their names open them, with torch.load(weights_only=True), which makes
 # tensors and runs nothing.
@@ -62,3 +66,22 @@ def download_snapshot(source: HubSource, folder: Path, token: str | None, *, ada
             f"cannot download {name}: {type(error).__name__}: {error}; where pods have no way to the hub, put the "
             "model in S3 or on a volume",
         ) from error
+
+
+def repository_files(source: HubSource, token: str | None) -> list[str] | None:
+    """Names of the files of a pinned repository, those that `download_snapshot` would leave out too.
+
+    None if they cannot be known here: no way to the hub, or a repository that it does not show for this token.
+    Raises UserError ModelNotFound if the repository has no such revision.
+    """
+    name = f"{source.repo}@{source.revision}"
+    try:
+        found = HfApi().model_info(source.repo, revision=source.revision, token=token or False, timeout=20)
+    except RevisionNotFoundError as error:
+        raise UserError("ModelNotFound", f"the hub has no {name}; check hub.revision ({error})") from error
+    except Exception as error:  # noqa: BLE001 - whatever it is, the stage that needs the model will say so
+        log.warning("cannot look into %s before it is needed: %s: %s", name, type(error).__name__, error)
+        return None
+    files = [sibling.rfilename for sibling in found.siblings or ()]
+    unread = set(files) - set(filter_repo_objects(files, allow_patterns=ALLOWED, ignore_patterns=IGNORED))
+    return [name for name in files if not (name in unread and name.endswith(".safetensors"))]

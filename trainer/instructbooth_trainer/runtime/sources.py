@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -33,7 +33,7 @@ from instructbooth.spec.sources import (
 from instructbooth.spec.sources import S3Location as S3
 from instructbooth_trainer.runtime.errors import UserError
 from instructbooth_trainer.runtime.growing import beating_while_it_grows
-from instructbooth_trainer.runtime.hub import PUBLISHED_PICKLES, download_snapshot
+from instructbooth_trainer.runtime.hub import PUBLISHED_PICKLES, download_snapshot, repository_files
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +42,7 @@ MODEL_SUFFIXES = frozenset({".safetensors", ".json", ".txt", ".model"})
 CAPTION_SUFFIXES = frozenset({".txt", ".jsonl"})
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_PIXELS = 64_000_000
+ASK_FOR_THEM = "name a revision that has one, or convert it with save_pretrained(..., safe_serialization=True)"
 
 
 class Sources:
@@ -72,6 +73,24 @@ class Sources:
                 folder = self._download_model(source)
         check_model_folder(folder)
         return folder
+
+    def look_for_model(self, source: ModelSource) -> None:
+        """Whether `model_folder` will find weights, by the names of the files.
+
+        Says nothing where that cannot be told: a volume, a hub that does not answer or does not show the repository.
+        Raises UserError ModelNotFound, ModelInvalid.
+        """
+        if source.hub is not None:
+            names, place = repository_files(source.hub, os.environ.get("HF_TOKEN")), source.hub.repo
+            if names is None:
+                return
+        elif source.s3 is not None:
+            store, prefix, objects = self._model_objects(source.s3)
+            names, place = [item.key.removeprefix(prefix) for item in objects], store.url(prefix)
+        else:
+            return
+        if not any(name.endswith(".safetensors") or name in PUBLISHED_PICKLES for name in names):
+            raise UserError("ModelInvalid", f"{place} holds no *.safetensors file{_has_pickles(names)}")
 
     def adapter_folder(self, source: ModelSource) -> Path:
         """The folder of a LoRA. Raises UserError as `model_folder`."""
@@ -190,13 +209,7 @@ class Sources:
 
     def _s3_model(self, source: S3) -> Path:
         """A model from S3: verified by its manifest where there is one, by sizes otherwise."""
-        store = self._store.in_bucket(source.bucket or self._store.bucket)
-        prefix = source.prefix.rstrip("/") + "/"
-        objects = store.list(prefix)
-        if not objects:
-            raise UserError(
-                "ModelNotFound", f"there is no object below {store.url(prefix)}; check the model's s3.prefix"
-            )
+        store, prefix, objects = self._model_objects(source)
         identity = json.dumps([store.bucket, prefix, [(o.key, o.size, o.version) for o in objects]])
         folder = self._models / "s3" / hashlib.sha256(identity.encode()).hexdigest()[:32]
         if folder.is_dir():
@@ -208,6 +221,16 @@ class Sources:
             except ArtifactMissing as error:
                 raise UserError("ModelNotFound", error.message) from error
         return self._download(store, prefix, objects, MODEL_SUFFIXES, folder, "ModelInvalid")
+
+    def _model_objects(self, source: S3) -> tuple[ObjectStore, str, list[StoredObject]]:
+        store = self._store.in_bucket(source.bucket or self._store.bucket)
+        prefix = source.prefix.rstrip("/") + "/"
+        objects = store.list(prefix)
+        if not objects:
+            raise UserError(
+                "ModelNotFound", f"there is no object below {store.url(prefix)}; check the model's s3.prefix"
+            )
+        return store, prefix, objects
 
     def _s3_folder(self, source: S3, suffixes: frozenset[str], folder: Path, reason: str) -> Path:
         store = self._store.in_bucket(source.bucket or self._store.bucket)
@@ -255,7 +278,7 @@ def check_model_folder(folder: Path) -> None:
                 "opened: convert the model with save_pretrained(..., safe_serialization=True)",
             )
     if not weights and not published:
-        raise UserError("ModelInvalid", f"the model folder {folder.name} holds no *.safetensors file")
+        raise UserError("ModelInvalid", f"the model folder {folder.name} holds no *.safetensors file; {ASK_FOR_THEM}")
     for path in weights:
         try:
             with safe_open(path, framework="np") as file:
@@ -264,6 +287,12 @@ def check_model_folder(folder: Path) -> None:
             raise UserError(
                 "ModelInvalid", f"{path.relative_to(folder)} is not a whole safetensors file ({error}); upload it again"
             ) from error
+
+
+def _has_pickles(names: Iterable[str]) -> str:
+    pickles = [name for name in names if Path(name).suffix.lower() in PICKLE_SUFFIXES]
+    seen = f" (but {pickles[0]}; pickle files can run code and are never opened)" if pickles else ""
+    return f"{seen}; {ASK_FOR_THEM}"
 
 
 def picture_paths(folder: Path) -> list[Path]:

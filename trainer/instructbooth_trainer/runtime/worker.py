@@ -25,6 +25,7 @@ from instructbooth_trainer.runtime.context import RunContext
 from instructbooth_trainer.runtime.environment import PodEnvironment, read_environment
 from instructbooth_trainer.runtime.errors import UserError
 from instructbooth_trainer.runtime.exits import classify
+from instructbooth_trainer.runtime.foresight import foresee
 from instructbooth_trainer.runtime.gang import Gang
 from instructbooth_trainer.runtime.progress import ProgressReporter, RunLabels
 from instructbooth_trainer.runtime.sources import Sources
@@ -153,6 +154,8 @@ def run_worker(pod: PodEnvironment | None = None) -> int:
         watchdog = make_watchdog(pod, tail)
         context = make_context(pod, stop, watchdog)
         recipe = load_recipe(pod.stage)
+        if pod.stage is contract.Stage.PERSONALIZE:
+            context.gang.once(lambda: foresee(context.job.spec, context.sources))
         context.progress.beat()
         outcome = recipe(context)
         code: int = ExitCode.OK

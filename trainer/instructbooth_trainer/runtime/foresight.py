@@ -1,0 +1,35 @@
+"""Before the first stage trains: is there what the later ones will load? Names are looked at, nothing is downloaded.
+
+Otherwise a model of the evaluation that is not there, or that is published as a pickle only, ends the job after hours
+of training. What cannot be told from here is left to its stage: volumes and ConfigMaps that are not mounted yet, and
+repositories that the hub does not show without their token.
+"""
+
+from __future__ import annotations
+
+from instructbooth.contract import PromptRole, Stage
+from instructbooth.reconcile.mounts import model_sources, prompt_sources
+from instructbooth.spec.job import InstructBoothJobSpec
+from instructbooth_trainer.runtime.errors import UserError
+from instructbooth_trainer.runtime.sources import Sources
+
+
+def foresee(spec: InstructBoothJobSpec, sources: Sources) -> None:
+    """Look for the models and prompts of reinforcement and evaluation.
+
+    Raises:
+        UserError: what `Sources` would raise in that stage, with the path of the field.
+    """
+    own = model_sources(spec, Stage.PERSONALIZE)
+    for stage in (Stage.REINFORCE, Stage.EVALUATE):
+        for field, source in model_sources(spec, stage).items():
+            if field in own:
+                continue
+            try:
+                sources.look_for_model(source)
+            except UserError as error:
+                raise UserError(error.reason, f"spec.{field}, which {stage.value} loads: {error.message}") from error
+        for role, prompts in prompt_sources(spec, stage).items():
+            if prompts.config_map is None:
+                weights = spec.reinforcement.prompt_weights if role is PromptRole.REINFORCEMENT else {}
+                sources.weighted_prompts(prompts, role, weights)
