@@ -166,9 +166,9 @@ def _convert(node: Schema, defs: dict[str, Schema], models: dict[str, type[ApiMo
         if isinstance(values, dict) and values.keys() & {"type", "x-kubernetes-int-or-string"}:
             out["additionalProperties"] = values
         else:
-            out["x-kubernetes-preserve-unknown-fields"] = (
-                True  # core/v1 objects and plug-in parameters: kept as they are
-            )
+            # Core/v1 objects and plug-in parameters are kept as they are: as maps of anything. Of two objects that
+            # preserve unknown fields themselves CEL compares only the fields that both have: a spec could be changed.
+            out["additionalProperties"] = {"x-kubernetes-preserve-unknown-fields": True, "nullable": True}
     if "items" in node:
         out["items"] = _convert(node["items"], defs, models)
     owner = models.get(node.get("title", "")) if "properties" in node else None

@@ -56,9 +56,11 @@ def mounts(job: ResolvedJob, stage: Stage) -> list[Mount]:
         if source.config_map:
             volume = _config_map(f"prompts-{role.value}", source.config_map.name, source.config_map.key)
             found.append(Mount(volume, f"{Path.PROMPTS}/{role.value}"))
+    cache = spec.model.cache_claim_name
     for number, claim in enumerate(claims(spec, stage)):
-        found.append(Mount(_claim(f"claim-{number}", claim), f"{Path.VOLUMES}/{claim}"))
-    if cache := spec.model.cache_claim_name:
+        # A claim that is the cache as well is mounted once on the node, and must be writable there.
+        found.append(Mount(_claim(f"claim-{number}", claim, read_only=claim != cache), f"{Path.VOLUMES}/{claim}"))
+    if cache:
         found.append(Mount(_claim("cache", cache, read_only=False), Path.CACHE, read_only=False))
     return found
 

@@ -30,7 +30,7 @@ from instructbooth.reconcile.conditions import (
 from instructbooth.reconcile.events import events_between
 from instructbooth.reconcile.observed import Observed, Waiting, format_time
 from instructbooth.reconcile.pod import TrainerDefaults
-from instructbooth.reconcile.policies import blocked, deadline, invalid_spec, skew, ttl, visible
+from instructbooth.reconcile.policies import blocked, deadline, invalid_spec, queued, skew, ttl, visible
 from instructbooth.reconcile.policies.gang import Scene, Step, advance
 from instructbooth.spec.job import ResolvedJob, RunPolicy
 from instructbooth.spec.status import Failure, InstructBoothJobStatus, Phase, StageState, StageStatus
@@ -209,8 +209,12 @@ def _claims(stages: list[StageStatus], step: Step, policy: RunPolicy, old: Instr
     elif policy.suspend:
         claims.append(Claim(PROGRESSING, False, "Suspended", "set runPolicy.suspend to false to go on"))
     elif step.queued:
-        place = "whoever suspended its Job" if policy.queue_name is None else f"the queue {policy.queue_name}"
-        claims.append(Claim(PROGRESSING, False, "Queued", f"waits for {place}"))
+        queue = (
+            "a queue, or for whoever suspended its Job"
+            if policy.queue_name is None
+            else f"the queue {policy.queue_name}"
+        )
+        claims.append(Claim(PROGRESSING, False, "Queued", f"waits for {queue}"))
     else:
         restarting = step.stage.state is StageState.RESTARTING
         claims.append(Claim(PROGRESSING, True, "Restarting" if restarting else "Running", step.stage.name.value))
@@ -222,7 +226,7 @@ def _queued_claim(waiting: Waiting | None, old: InstructBoothJobStatus) -> list[
     previous = find(old.conditions, QUEUED)
     if waiting is None:
         return [Claim(QUEUED, False, "NotQueued")] if previous else []
-    if previous and previous.status == "True" and not waiting.heard:
+    if previous and previous.status == "True" and not waiting.heard and previous.reason != queued.SUSPENDED.reason:
         return [Claim(QUEUED, True, previous.reason, previous.message)]  # what Kueue said last is worth more
     return [Claim(QUEUED, True, waiting.reason, waiting.message)]
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, JsonValue
 
 from instructbooth.contract import Stage
-from instructbooth.spec.base import ApiModel, ObjectName, RelativePath, Rule
+from instructbooth.spec.base import LET_IN, ApiModel, ObjectName, RelativePath, Rule
 from instructbooth.spec.personalization import Personalization
 from instructbooth.spec.sources import CaBundleRef, ModelSource
 from instructbooth.spec.stages import Dtype, Evaluation, Reinforcement, StageBase
@@ -291,15 +291,20 @@ class ResolvedJob(ApiModel):
     spec: InstructBoothJobSpec
 
     @classmethod
-    def from_object(cls, obj: Mapping[str, Any], extra: Literal["forbid", "ignore"] = "forbid") -> ResolvedJob:
+    def from_object(
+        cls, obj: Mapping[str, Any], extra: Literal["forbid", "ignore"] = "forbid", let_in: bool = False
+    ) -> ResolvedJob:
         """Build from an InstructBoothJob as the API server returns it. Raises pydantic.ValidationError.
 
-        `extra`: what to do about fields of the spec that this version does not know.
+        Args:
+            obj: with metadata and spec.
+            extra: what to do about fields of the spec that this version does not know.
+            let_in: whether the rules of this version do not count, because the job began under another one.
         """
         meta = obj["metadata"]
         return cls(
             namespace=meta["namespace"],
             name=meta["name"],
             uid=meta["uid"],
-            spec=InstructBoothJobSpec.model_validate(obj["spec"], extra=extra),
+            spec=InstructBoothJobSpec.model_validate(obj["spec"], extra=extra, context=LET_IN if let_in else None),
         )

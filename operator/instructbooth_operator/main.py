@@ -29,7 +29,7 @@ from instructbooth_operator.reconciler import Reconciler
 from instructbooth_operator.resync import NamespacesChanged, Resync
 from instructbooth_operator.server import application, serve
 from instructbooth_operator.settings import Settings
-from instructbooth_operator.watches import registry_for, watch
+from instructbooth_operator.watches import ListExpired, registry_for, watch
 from instructbooth_operator.workqueue import WorkQueue
 
 log = logging.getLogger("instructbooth_operator")
@@ -108,7 +108,7 @@ def _unless(stop: asyncio.Event) -> Iterator[None]:
     """Whoever is to stop does not begin anew, even if the signal comes while everything is being closed."""
     try:
         yield
-    except (LeaseLost, NamespacesChanged):
+    except (LeaseLost, NamespacesChanged, ListExpired):
         if not stop.is_set():
             raise
 
@@ -209,5 +209,5 @@ def main(  # one parameter for each flag: the flags are the interface
         # In a new event loop, with nothing of the old one. A process that ends is started again ever later.
         except LeaseLost as lost:
             log.error("%s; standing by", lost)
-        except NamespacesChanged as changed:
+        except (NamespacesChanged, ListExpired) as changed:
             log.warning("%s; beginning anew", changed)

@@ -47,6 +47,7 @@ class Resync:
         self._namespaces = namespaces
         self.served: tuple[str, ...] = namespaces  # those that can be listed, known once it is primed
         self.primed = False
+        self._known_refused: set[str] = set()
 
     async def prime(self) -> None:
         """The first lists. No job may be looked at before its children are known. Tries until it succeeds."""
@@ -69,14 +70,15 @@ class Resync:
             await self._list_one(None)
             return ()
         refused = await self._refused(self._namespaces)
-        if refused:
+        if refused.keys() - self._known_refused:
             await asyncio.sleep(SURE_SECONDS)
             refused = await self._refused(tuple(refused))
+            for namespace in refused.keys() - self._known_refused:
+                log.warning("%s: its jobs are not run: %s", namespace, refused[namespace])
+        self._known_refused = set(refused)
         listable = tuple(namespace for namespace in self._namespaces if namespace not in refused)
         if not listable:
             raise next(iter(refused.values()))
-        for namespace, error in refused.items():
-            log.warning("%s: its jobs are not run: %s", namespace, error)
         return listable
 
     async def _refused(self, namespaces: tuple[str, ...]) -> dict[str, ApiError]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import Any
 
 import kopf
@@ -52,6 +53,10 @@ def take_in(cache: Cache, obj: dict[str, Any], gone: bool, awaits: Callable[[Key
     if key is None and owner is not None and awaits(owner[0]):
         return owner[0]
     return key
+
+
+class ListExpired(Exception):
+    """The API server has forgotten a list before its last page was read: whoever works must begin anew."""
 
 
 class Unremembered(kopf.DiffBaseStorage, kopf.ProgressStorage):  # type: ignore[misc]
@@ -109,4 +114,9 @@ async def watch(
     )
     # On a signal kopf would wait five seconds for whatever else goes on in this process, and the Lease with it.
     stop_on_signals()
-    await kopf.run_tasks(tasks, ignored=others)
+    try:
+        await kopf.run_tasks(tasks, ignored=others)
+    except Exception as error:
+        if getattr(error, "status", None) == HTTPStatus.GONE:
+            raise ListExpired(f"a list of jobs expired while it was read: {error}") from error
+        raise

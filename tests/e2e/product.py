@@ -10,6 +10,7 @@ from tests.e2e import lab
 
 VALUES = "tests/e2e/values.yaml"
 RELEASE = "instructbooth"
+DEFINITION = "instructboothjobs.instructbooth.io"
 TAG = "dev"  # of the images, in VALUES
 WEIGHTS = "miniature/weights"
 MODELS = "models/miniature"
@@ -20,6 +21,11 @@ def install() -> None:
 
     Raises LabError where somebody else's installation is: with CLUSTER=current it may be one that people work with.
     """
+    found = lab.run("kubectl", "get", "crd", DEFINITION, "--ignore-not-found", "--output", "json", check=False)
+    notes = json.loads(found)["metadata"].get("annotations", {}) if found else {}
+    release = [notes.get(f"meta.helm.sh/release-{part}") for part in ("namespace", "name")]
+    if any(release) and release != [lab.SYSTEM, RELEASE]:
+        raise lab.LabError(f"the cluster's InstructBoothJobs are those of the release {'/'.join(map(str, release))}")
     said = lab.run("helm", "get", "values", RELEASE, "--namespace", lab.SYSTEM, "--output", "json", check=False)
     image = ((json.loads(said or "{}") or {}).get("operator") or {}).get("image") or {}
     if said and image.get("tag") != TAG:

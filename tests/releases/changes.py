@@ -12,6 +12,7 @@ Schema = dict[str, Any]
 # Bounds by which of two values allows less.
 _LOWER = ("minimum", "minLength", "minItems", "minProperties")
 _UPPER = ("maximum", "maxLength", "maxItems", "maxProperties")
+ANYTHING = {"x-kubernetes-preserve-unknown-fields": True, "nullable": True}
 _EXACT = ("type", "pattern", "format", "multipleOf", "x-kubernetes-int-or-string", "x-kubernetes-list-type")
 _EXCLUSIVE = {"minimum": "exclusiveMinimum", "maximum": "exclusiveMaximum"}
 _NEUTRAL: tuple[Any, ...] = (False, 0, "", [], {})  # defaults that switch nothing on
@@ -37,6 +38,11 @@ def incompatible(old: Schema, new: Schema) -> Iterator[str]:
         yield from _node(was, now, before["name"])
 
 
+def _keeps_all(schema: Schema) -> bool:
+    """Whether an object's fields are kept whatever they are: as unknown ones, or as a map of anything."""
+    return bool(schema.get("x-kubernetes-preserve-unknown-fields")) or schema.get("additionalProperties") == ANYTHING
+
+
 def _node(old: Schema, new: Schema, path: str) -> Iterator[str]:
     yield from _values(old, new, path)
     if old.get("default") != new.get("default") and "properties" not in new:  # of an object: by its fields
@@ -45,10 +51,10 @@ def _node(old: Schema, new: Schema, path: str) -> Iterator[str]:
     for rule in new.get("x-kubernetes-validations", ()):
         if rule["rule"] not in rules:
             yield f"{path}: new rule: {rule['message']}"
-    if old.get("x-kubernetes-preserve-unknown-fields") and not new.get("x-kubernetes-preserve-unknown-fields"):
+    if _keeps_all(old) and not _keeps_all(new):
         yield f"{path}: fields that it does not list are dropped"
     was, now = old.get("properties", {}), new.get("properties", {})
-    for name in sorted(was.keys() - now.keys()) if not new.get("x-kubernetes-preserve-unknown-fields") else ():
+    for name in sorted(was.keys() - now.keys()) if not _keeps_all(new) else ():
         yield f"{path}.{name}: removed"
     for name in sorted(set(new.get("required", ())) - set(old.get("required", ()))):
         yield f"{path}.{name}: required"
@@ -59,7 +65,7 @@ def _node(old: Schema, new: Schema, path: str) -> Iterator[str]:
     for holder, mark in (("items", "[]"), ("additionalProperties", ".*")):
         if isinstance(old.get(holder), dict) and isinstance(new.get(holder), dict):
             yield from _node(old[holder], new[holder], path + mark)
-        elif bool(old.get(holder)) != bool(new.get(holder)):
+        elif bool(old.get(holder)) != bool(new.get(holder)) and not _keeps_all(new):
             yield f"{path}: {holder} came or went"
 
 

@@ -44,6 +44,11 @@ app.kubernetes.io/instance: {{ .root.Release.Name }}
 app.kubernetes.io/component: {{ .component }}
 {{- end }}
 
+{{/* commonLabels for pods: those that selectors go by stay as they are. */}}
+{{- define "instructbooth.podLabels" -}}
+{{ omit .Values.commonLabels "app.kubernetes.io/name" "app.kubernetes.io/instance" "app.kubernetes.io/component" | toYaml }}
+{{- end }}
+
 {{/* repository:tag; call with (dict "image" .Values.x.image "default" .Chart.AppVersion). */}}
 {{- define "instructbooth.image" -}}
 {{ .image.repository }}:{{ .image.tag | default .default }}

@@ -109,6 +109,9 @@ def _next(scene: Scene, stage: StageStatus, child: ChildJob | None) -> Step:
         if retry.undecided(evidence) and scene.observed.now - child.failure.time < UNDECIDED_FOR:
             return Step(stage, requeue_after=GOING_SECONDS, queued=_queued(scene, stage, child))
         diagnosis = retry.diagnose(stage.attempt, child.failure, evidence)
+        if _stopped_by_another(scene, stage, child) and not _in_queue(scene, child):
+            # Nobody would stop the next attempt, and whoever stopped this one wants it stopped.
+            return _wait_for_kueue(scene, stage, child)
         if _stopped_as_asked(stage, child, diagnosis, evidence):
             return Step(_restarting(scene, stage), requeue_after=0.0, queued=_queued(scene, stage, child))
         return _end(scene, stage, diagnosis)
@@ -218,6 +221,8 @@ def _watch(scene: Scene, stage: StageStatus, child: ChildJob, evidence: Evidence
     if policy.suspend and _in_queue(scene, child):
         # Kueue owns the child's suspend field and would set it back: let the gang go, and start anew on resume.
         return Step(_restarting(scene, stage), requeue_after=0.0)
+    if policy.suspend and _stopped_by_another(scene, stage, child):
+        return Step(stage)  # it is theirs after the resume, too
     if policy.suspend:
         actions = () if child.suspended else (SetSuspend(child.name, True),)
         return Step(_changed(stage, state=StageState.SUSPENDED), actions)

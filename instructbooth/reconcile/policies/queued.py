@@ -15,7 +15,7 @@ PENDING = "Pending"
 NOT_SERVED = Waiting(
     "KueueMissing",
     "this cluster serves no Workloads of kueue.x-k8s.io/v1beta1, and nobody but Kueue lets a gang go that has a queue: "
-    "install Kueue, or make the job again without runPolicy.queueName",
+    "install Kueue, or make the job again without a queue",
 )
 SUSPENDED = Waiting(
     "Suspended",

@@ -4,7 +4,7 @@ The API server has checked them and writes their defaults into every job, those 
 not known here is no mistake of the user's. A run that has begun goes on as what it resolved to; one that has not waits
 for an operator that knows what the field asks for. Nor is a value a mistake that the definition allows and this
 version does not (a wider bound, one more choice): whatever has begun then runs on, unattended, until one comes that
-can read it.
+can read it. A rule that came after a run had begun is not for that run.
 """
 
 from __future__ import annotations
@@ -26,13 +26,17 @@ LOOK_AGAIN_SECONDS = 30.0  # the definition may be taken back, which changes no 
 def read(job: Mapping[str, Any]) -> tuple[ResolvedJob, list[str]]:
     """The job as far as this version knows it, and the paths of the fields that it does not.
 
-    Raises pydantic.ValidationError for everything else that is wrong.
+    Raises pydantic.ValidationError for everything else that is wrong. What of a run that has begun could only be wrong
+    from the start is not: its spec was let in by the rules of another version. `runPolicy` may have been edited since.
     """
     try:
         return ResolvedJob.from_object(job), []
     except ValidationError as error:
-        unknown = [field_path(each["loc"]) for each in error.errors() if each["type"] == "extra_forbidden"]
-        return ResolvedJob.from_object(job, extra="ignore"), unknown
+        wrong = error.errors()
+        unknown = [field_path(each["loc"]) for each in wrong if each["type"] == "extra_forbidden"]
+        begun = (job.get("status") or {}).get("startTime") is not None
+        edited = any(each["loc"][:1] == ("runPolicy",) and each["type"] == "value_error" for each in wrong)
+        return ResolvedJob.from_object(job, extra="ignore", let_in=begun and not edited), unknown
 
 
 _SCHEMA_ERRORS = frozenset(

@@ -16,12 +16,18 @@ from pathlib import Path
 from typing import Any
 
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-PODS = "https://kubernetes.default.svc.cluster.local/api/v1/pods"
-# Scrape job -> labels of its pods. Only rank 0 serves metrics: it speaks for its gang.
+API = "https://kubernetes.default.svc.cluster.local/api/v1"
+# Scrape job -> where its pods are and their labels. Whatever calls itself an operator elsewhere is none. Only rank 0
+# serves metrics: it speaks for its gang.
 SELECTORS = {
-    "instructbooth-operator": "app.kubernetes.io/name=instructbooth,app.kubernetes.io/component=operator",
-    "instructbooth-trainer": "app.kubernetes.io/managed-by=instructbooth-operator,"
-    "batch.kubernetes.io/job-completion-index=0",
+    "instructbooth-operator": (
+        "namespaces/instructbooth-system/pods",
+        "app.kubernetes.io/name=instructbooth,app.kubernetes.io/component=operator",
+    ),
+    "instructbooth-trainer": (
+        "pods",
+        "app.kubernetes.io/managed-by=instructbooth-operator,batch.kubernetes.io/job-completion-index=0",
+    ),
 }
 
 
@@ -38,13 +44,13 @@ def targets(job: str, pods: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
-def list_pods(selector: str) -> list[dict[str, Any]]:
+def list_pods(path: str, selector: str) -> list[dict[str, Any]]:
     """The running pods with these labels, from the API server's cache. Raises OSError if it does not answer."""
     query = {"labelSelector": selector, "fieldSelector": "status.phase=Running", "resourceVersion": "0"}
     token = (ACCOUNT / "token").read_text()
     context = ssl.create_default_context(cafile=str(ACCOUNT / "ca.crt"))
     request = urllib.request.Request(
-        f"{PODS}?{urllib.parse.urlencode(query)}", headers={"Authorization": f"Bearer {token}"}
+        f"{API}/{path}?{urllib.parse.urlencode(query)}", headers={"Authorization": f"Bearer {token}"}
     )
     with urllib.request.urlopen(request, timeout=10, context=context) as answer:
         items: list[dict[str, Any]] = json.load(answer)["items"]
@@ -58,7 +64,7 @@ class Handler(BaseHTTPRequestHandler):
         """The targets as JSON."""
         job = self.path.removeprefix("/")
         try:
-            found = targets(job, list_pods(SELECTORS[job])) if job in SELECTORS else []
+            found = targets(job, list_pods(*SELECTORS[job])) if job in SELECTORS else []
             body, status = json.dumps(found).encode(), 200
         except OSError as error:
             body, status = str(error).encode(), 503

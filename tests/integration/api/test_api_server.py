@@ -81,6 +81,31 @@ def test_spec_is_frozen_but_for_the_run_policy():
     assert "cannot be changed after creation" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("path", "before", "after"),
+    [
+        (
+            "env",
+            [{"name": "A", "value": "x"}],
+            [{"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}],
+        ),
+        ("volumes", [{"name": "v", "emptyDir": {}}], [{"name": "v", "configMap": {"name": "c"}}]),
+        ("securityContext", {"runAsUser": 1000}, {"runAsGroup": 1000}),
+        ("nodeSelector", {"a": "b"}, {"c": "d"}),
+    ],
+)
+def test_what_is_free_in_form_is_frozen_too(path, before, after):
+    """CEL takes objects of unknown fields for equal that have as many fields and none in common."""
+    manifest = demo()
+    manifest["metadata"]["name"] = f"free-{path.lower()}"
+    manifest["spec"] |= {"runPolicy": {"suspend": True}, "podTemplate": {path: before}}
+    assert kubectl_apply(manifest).returncode == 0
+    manifest["spec"]["podTemplate"][path] = after
+    done = kubectl_apply(manifest)
+    assert done.returncode != 0
+    assert "spec.podTemplate cannot be changed after creation" in done.stderr
+
+
 def test_columns_of_kubectl_get():
     header = lab.kubectl("get", "ibj", "-n", NAMESPACE).splitlines()[0].split()
     assert header == ["NAME", "PHASE", "STAGE", "PROGRESS", "REWARD", "AGE"]

@@ -197,14 +197,22 @@ def test_fences_let_in_who_is_named_and_gangs_only_their_like():
         {"from": [{"podSelector": trainers}]},  # of its own namespace, on every port
         {
             "ports": [{"port": "metrics", "protocol": "TCP"}],
-            "from": [{"namespaceSelector": home, "podSelector": {"matchLabels": operator}}, prometheus],
+            "from": [
+                {"namespaceSelector": home, "podSelector": {"matchLabels": operator}},
+                {"namespaceSelector": home, **prometheus},  # of the release's namespace there, too
+            ],
         },
     ]
 
 
 def test_labels_for_everything_are_on_pods_too_and_give_way_to_the_pods_own():
     changed = ("commonLabels.team=x", "commonLabels.tier=y", "operator.podLabels.tier=z", "minio.enabled=true")
-    pods = pod_templates(render("--set", ",".join(changed)))
+    selected = "commonLabels.app\\.kubernetes\\.io/name=other"
+    objects = render("--set", ",".join((*changed, selected)))
+    pods = pod_templates(objects)
+    for owner in (obj for obj in objects if obj["kind"] in {"Deployment", "StatefulSet"}):
+        wanted = owner["spec"]["selector"]["matchLabels"]
+        assert wanted.items() <= owner["spec"]["template"]["metadata"]["labels"].items()
     labels = {name: pod["metadata"]["labels"] for name, pod in pods.items()}
     assert {name: (have["team"], have["tier"]) for name, have in labels.items()} == {
         "Deployment/instructbooth-operator": ("x", "z"),

@@ -93,6 +93,17 @@ def test_stage_2_gets_the_volume_of_its_guards_model() -> None:
     assert "dino" not in claims[Stage.PERSONALIZE] + claims[Stage.EVALUATE]
 
 
+@pytest.mark.parametrize(("cache", "writable"), [("models", True), ("other", False), (None, False)])
+def test_a_claim_that_is_only_read_is_read_only_on_the_node_too(cache: str | None, writable: bool) -> None:
+    """Else the kubelet gives its files to our group; of a claim that is the cache as well it may do so."""
+    model = {"source": {"pvc": {"claimName": "models"}}, **({"cacheClaimName": cache} if cache else {})}
+    pod = pod_of(child_job(resolved(model=model), Stage.PERSONALIZE, 1, {}, DEFAULTS))
+    source = next(v["persistentVolumeClaim"] for v in pod["volumes"] if v["name"] == "ib-claim-0")
+    assert source == {"claimName": "models", **({} if writable else {"readOnly": True})}
+    (mount,) = (m for m in pod["containers"][0]["volumeMounts"] if m["name"] == "ib-claim-0")
+    assert mount["readOnly"] is True
+
+
 @pytest.mark.parametrize(
     ("golden", "job", "stage", "attempt"),
     [

@@ -476,6 +476,34 @@ def test_a_job_that_somebody_else_suspended_is_left_to_them() -> None:
     assert world.stage(Stage.PERSONALIZE).restarts == Restarts()
 
 
+def test_a_suspend_of_the_user_s_beside_it_leaves_it_theirs() -> None:
+    world = unqueued()
+    world.run(P1)
+    world.settle()
+    stop(world, P1)
+    world.settle()
+    for suspend in (True, False):
+        world.edit(suspend=suspend)
+        world.settle()
+        assert world.children[P1].suspended, "it is not the operator's to let go"
+    assert world.status.phase is Phase.QUEUED
+
+
+def test_a_gang_that_ends_because_somebody_else_stopped_it_does_not_come_back_by_itself() -> None:
+    """The Job controller may see the pods' exit code before they are gone, and gives the suspended child up."""
+    world = unqueued()
+    world.run(P1)
+    world.progress[P1] = Progress(step=1, total=10)
+    world.settle()
+    stop(world, P1)
+    world.fail(P1, ExitCode.CHECKPOINTED)
+    world.settle()
+    assert (world.launched, world.status.phase) == ([P1], Phase.QUEUED)
+    world.change(P1, suspended=False)
+    world.settle()
+    assert (world.launched, world.stage(Stage.PERSONALIZE).restarts) == ([P1, P2], Restarts())
+
+
 def test_what_the_operator_suspended_it_lets_go_though_it_died_before_it_said_so() -> None:
     world = unqueued()
     world.run(P1)

@@ -112,6 +112,28 @@ def test_a_value_that_only_a_newer_definition_allows_ends_no_run(policy: dict[st
     assert world.launched == ["mascot-personalize-1", "mascot-reinforce-1"]
 
 
+@pytest.mark.parametrize("begun", [True, False])
+def test_a_rule_that_came_after_a_run_had_begun_is_not_for_it(begun: bool) -> None:
+    world = World()
+    if begun:
+        world.settle()
+    twice = world.job["spec"]["evaluation"]["metrics"]
+    twice.append(deepcopy(twice[0]))
+    newer(world, "reinforcement")  # beside a field that this version does not know
+    world.settle()
+    if not begun:
+        failed = find(world.status.conditions, "Failed")
+        assert failed is not None
+        assert "spec.evaluation: metrics: names a metric twice" in failed.message
+        return
+    for stage in Stage:
+        world.run(f"mascot-{stage.value}-1")
+        world.complete(f"mascot-{stage.value}-1")
+        world.settle()
+    assert world.status.phase is Phase.SUCCEEDED
+    assert find(world.status.conditions, "Blocked") is None
+
+
 def test_a_choice_that_only_a_newer_definition_has_makes_a_new_job_wait() -> None:
     world = World()
     world.job["spec"]["model"]["family"] = "stable-diffusion-9"

@@ -129,6 +129,32 @@ def test_a_repository_without(sources: Sources, monkeypatch: pytest.MonkeyPatch,
         foresee(spec(evaluation={"metrics": [{"name": "clip-i", "model": HUB}]}), sources)
 
 
+def test_a_mirror_that_names_no_files_says_nothing(sources: Sources, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown(monkeypatch, [])
+    foresee(spec(evaluation={"metrics": [{"name": "clip-i", "model": HUB}]}), sources)
+
+
+def test_each_repository_is_asked_for_once_and_none_that_is_in_the_cache(
+    store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beats: list[int] = []
+    sources = Sources(store, tmp_path / "scratch", tmp_path / "cache", beat=lambda: beats.append(1))
+    metrics = [{"name": "clip-i", "model": HUB}, {"name": "clip-score", "model": HUB}]
+    asked: list[int] = []
+
+    def model_info(*_: object, **__: object) -> SimpleNamespace:
+        asked.append(1)
+        return SimpleNamespace(siblings=[SimpleNamespace(rfilename="model.safetensors")])
+
+    monkeypatch.setattr(HfApi, "model_info", model_info)
+    foresee(spec(evaluation={"metrics": metrics}), sources)
+    assert (len(asked), len(beats)) == (1, 2), "the reward's model, and this one"
+    folder = tmp_path / "cache/models/hub" / HUB["hub"]["repo"].replace("/", "--") / HUB["hub"]["revision"]
+    folder.mkdir(parents=True)
+    foresee(spec(evaluation={"metrics": metrics}), sources)
+    assert len(asked) == 1
+
+
 def test_a_repository_without_that_revision(sources: Sources, monkeypatch: pytest.MonkeyPatch) -> None:
     answer = httpx2.Response(404, request=httpx2.Request("GET", "https://hub.test"))
     shown(monkeypatch, RevisionNotFoundError("no", response=answer))

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from instructbooth import contract
 from instructbooth.contract import Env, Stage
+from instructbooth.spec.base import LET_IN
 from instructbooth.spec.job import ResolvedJob
 from instructbooth_trainer.runtime.errors import UserError
 
@@ -69,7 +70,8 @@ def read_environment(env: Mapping[str, str]) -> PodEnvironment:
     """Read and check. Raises UserError ConfigInvalid naming the variable."""
     config = Path(env.get(Env.CONFIG) or f"{contract.Path.CONFIG_DIR}/{contract.Path.CONFIG_KEY}")
     try:
-        job = ResolvedJob.model_validate_json(config.read_text())
+        # Its rules were checked when the job began, by those of that day.
+        job = ResolvedJob.model_validate_json(config.read_text(), context=LET_IN)
     except OSError as error:
         raise _invalid(Env.CONFIG, f"cannot read {config}: {error}") from error
     except ValidationError as error:

@@ -20,11 +20,12 @@ def foresee(spec: InstructBoothJobSpec, sources: Sources) -> None:
     Raises:
         UserError: what `Sources` would raise in that stage, with the path of the field.
     """
-    own = model_sources(spec, Stage.PERSONALIZE)
+    seen = list(model_sources(spec, Stage.PERSONALIZE).values())
     for stage in (Stage.REINFORCE, Stage.EVALUATE):
         for field, source in model_sources(spec, stage).items():
-            if field in own:
+            if source in seen:
                 continue
+            seen.append(source)
             try:
                 sources.look_for_model(source)
             except UserError as error:

@@ -82,6 +82,8 @@ def repository_files(source: HubSource, token: str | None) -> list[str] | None:
     except Exception as error:  # noqa: BLE001 - whatever it is, the stage that needs the model will say so
         log.warning("cannot look into %s before it is needed: %s: %s", name, type(error).__name__, error)
         return None
-    files = [sibling.rfilename for sibling in found.siblings or ()]
+    if not found.siblings:  # as a mirror may answer
+        return None
+    files = [sibling.rfilename for sibling in found.siblings]
     unread = set(files) - set(filter_repo_objects(files, allow_patterns=ALLOWED, ignore_patterns=IGNORED))
     return [name for name in files if not (name in unread and name.endswith(".safetensors"))]

@@ -80,6 +80,9 @@ class Sources:
         Says nothing where that cannot be told: a volume, a hub that does not answer or does not show the repository.
         Raises UserError ModelNotFound, ModelInvalid.
         """
+        self._beat()
+        if source.hub is not None and self._hub_folder(source.hub).is_dir():
+            return
         if source.hub is not None:
             names, place = repository_files(source.hub, os.environ.get("HF_TOKEN")), source.hub.repo
             if names is None:
@@ -201,11 +204,14 @@ class Sources:
         return self._mount(contract.Path.VOLUMES) / pvc.claim_name / (pvc.path or "")
 
     def _hub(self, source: HubSource) -> Path:
-        folder = self._models / "hub" / source.repo.replace("/", "--") / source.revision
+        folder = self._hub_folder(source)
         if not folder.is_dir():
             with replacing(folder) as partial:
                 download_snapshot(source, partial, token=os.environ.get("HF_TOKEN"))
         return folder
+
+    def _hub_folder(self, source: HubSource) -> Path:
+        return self._models / "hub" / source.repo.replace("/", "--") / source.revision
 
     def _s3_model(self, source: S3) -> Path:
         """A model from S3: verified by its manifest where there is one, by sizes otherwise."""
