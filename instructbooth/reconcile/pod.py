@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from instructbooth.contract import COMMAND, CONTAINER, STAGES, Env, Label, Path, Port, Stage
@@ -19,10 +19,21 @@ GPU = "nvidia.com/gpu"
 
 @dataclass(frozen=True)
 class TrainerDefaults:
-    """What the operator was installed with, as far as pods show it."""
+    """What the operator was installed with, as far as pods show it.
+
+    Attributes:
+        image: unless a job names its own.
+        image_pull_policy: of that image.
+        image_pull_secrets: core/v1 LocalObjectReferences, beside those of the job.
+        tolerations: core/v1 Tolerations, beside those of the job.
+        node_selector: labels of nodes; the job's own win.
+    """
 
     image: str
     image_pull_policy: str = "IfNotPresent"
+    image_pull_secrets: Sequence[Mapping[str, Any]] = ()
+    tolerations: Sequence[Mapping[str, Any]] = ()
+    node_selector: Mapping[str, str] = field(default_factory=dict)
 
 
 def pod_labels(job: ResolvedJob, stage: Stage, attempt: int) -> dict[str, str]:
@@ -65,11 +76,11 @@ def pod_template(
         **_placement(job, nodes, labels),
     }
     optional = {
-        "nodeSelector": template.node_selector,
-        "tolerations": template.tolerations,
+        "nodeSelector": {**defaults.node_selector, **template.node_selector},
+        "tolerations": [*template.tolerations, *defaults.tolerations],
         "schedulerName": template.scheduler_name,
         "runtimeClassName": template.runtime_class_name,
-        "imagePullSecrets": template.image_pull_secrets,
+        "imagePullSecrets": [*template.image_pull_secrets, *defaults.image_pull_secrets],
         "serviceAccountName": template.service_account_name,
         "priorityClassName": policy.priority_class_name,
     }

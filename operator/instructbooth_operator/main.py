@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import json
 import logging
 import signal
 import socket
@@ -14,6 +15,7 @@ from typing import Any
 
 import click
 from prometheus_client import REGISTRY
+from pydantic.alias_generators import to_snake
 
 from instructbooth.reconcile.pod import TrainerDefaults
 from instructbooth_operator.api import Api
@@ -151,9 +153,26 @@ async def first_of(*tasks: asyncio.Task[None]) -> None:
         task.result()
 
 
+_POD_DEFAULTS = {"imagePullSecrets": list, "tolerations": list, "nodeSelector": dict}
+
+
+def _pod_defaults(_: click.Context, __: click.Parameter, text: str) -> dict[str, Any]:
+    """Arguments of TrainerDefaults, from JSON with the names of core/v1."""
+    try:
+        given = json.loads(text or "{}")
+    except ValueError as error:
+        raise click.BadParameter(f"is no JSON: {error}") from error
+    if not isinstance(given, dict) or any(not isinstance(given[key], _POD_DEFAULTS.get(key, ())) for key in given):
+        kinds = ", ".join(f"{name} ({kind.__name__})" for name, kind in _POD_DEFAULTS.items())
+        raise click.BadParameter(f"must be an object of {kinds}")
+    return {to_snake(name): value for name, value in given.items()}
+
+
 @click.command(context_settings={"auto_envvar_prefix": "INSTRUCTBOOTH", "show_default": True})
 @click.option("--trainer-image", required=True, help="Image of the training pods.")
 @click.option("--trainer-image-pull-policy", default="IfNotPresent", help="When the kubelet pulls it.")
+@click.option("--trainer-pod", default="{}", callback=_pod_defaults,
+              help="JSON of imagePullSecrets, tolerations, nodeSelector for them, beside the job's own.")  # fmt: skip
 @click.option("--watch-namespaces", default="", help="Comma-separated; empty: the whole cluster.")
 @click.option("--read-workloads", default=True, type=bool, help="Ask Kueue why a queued job waits.")
 @click.option("--workers", default=16, type=click.IntRange(1, 256), help="Reconciles at a time.")
@@ -170,6 +189,7 @@ async def first_of(*tasks: asyncio.Task[None]) -> None:
 def main(  # one parameter for each flag: the flags are the interface
     trainer_image: str,
     trainer_image_pull_policy: str,
+    trainer_pod: dict[str, Any],
     watch_namespaces: str,
     read_workloads: bool,
     workers: int,
@@ -187,7 +207,7 @@ def main(  # one parameter for each flag: the flags are the interface
     """Run InstructBoothJobs. Every flag can be given as INSTRUCTBOOTH_<FLAG> in the environment."""
     logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     settings = Settings(
-        trainer=TrainerDefaults(trainer_image, trainer_image_pull_policy),
+        trainer=TrainerDefaults(trainer_image, trainer_image_pull_policy, **trainer_pod),
         namespaces=tuple(filter(None, (part.strip() for part in watch_namespaces.split(",")))),
         read_workloads=read_workloads,
         workers=workers,

@@ -24,7 +24,10 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "minio-ephemeral": ("--set", "minio.enabled=true,minio.persistence.enabled=false"),
     "minio-existing": ("--set", "minio.enabled=true,minio.existingSecret=mine,minio.persistence.existingClaim=mine"),
     "namespaced": ("--set", "watchNamespaces={team-a,team-b}"),
-    "monitored": ("--set", "metrics.serviceMonitor.enabled=true,metrics.podMonitor.enabled=true"),
+    "monitored": (
+        *("--set", "metrics.serviceMonitor.enabled=true,metrics.podMonitor.enabled=true"),
+        *("--set", "metrics.prometheusRule.enabled=true,metrics.prometheusRule.labels.release=prometheus"),
+    ),
     "fenced": (
         *("--set", "networkPolicy.enabled=true,minio.enabled=true,watchNamespaces={team-a,team-b}"),
         *("--set-json", 'networkPolicy.metricsFrom=[{"podSelector":{"matchLabels":{"app":"prometheus"}}}]'),

@@ -13,7 +13,7 @@ from tests.integration.chart.helm import ROOT, VARIANTS, template
 from tests.machine import binary
 
 # The Prometheus Operator's kinds: their definitions are not part of Kubernetes.
-FOREIGN = "ServiceMonitor,PodMonitor"
+FOREIGN = "ServiceMonitor,PodMonitor,PrometheusRule"
 
 
 @pytest.fixture(scope="module")

@@ -7,11 +7,13 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+import click
 import pytest
 import yaml
 from prometheus_client import REGISTRY
 
 from instructbooth_operator.cache import Cache
+from instructbooth_operator.main import _pod_defaults, main
 from instructbooth_operator.metrics import JobCollector
 from tests.integration.chart.helm import CHART, ROOT, VARIANTS, helm, one, pod_templates, render, template
 
@@ -255,6 +257,31 @@ def test_what_a_trainer_s_image_says_passes_neither_for_the_operator_nor_for_ano
     assert rules == trainer["metricRelabelings"], "what the demo's Prometheus shows is what the chart's does"
 
 
+def test_the_alerts_are_those_of_the_file():
+    rule = one(render(*VARIANTS["monitored"]), "PrometheusRule", "instructbooth")
+    assert rule["metadata"]["labels"]["release"] == "prometheus"
+    (group,) = rule["spec"]["groups"]
+    assert group["rules"] == yaml.safe_load((CHART / "files/alerts.yaml").read_text())
+    assert all({"summary", "description"} == alert["annotations"].keys() for alert in group["rules"])
+
+
+def test_what_all_training_pods_get_reaches_the_operator_as_it_understands_it():
+    changed = (
+        'trainer.imagePullSecrets=[{"name":"mirror"}]',
+        'trainer.tolerations=[{"key":"nvidia.com/gpu","operator":"Exists"}]',
+        'trainer.nodeSelector={"pool":"gpu"}',
+    )
+    pod = one(render("--set-json", ",".join(changed)), "Deployment", "instructbooth-operator")["spec"]["template"]
+    env = {item["name"]: item.get("value") for item in pod["spec"]["containers"][0]["env"]}
+    option = next(param for param in main.params if param.name == "trainer_pod")
+    assert _pod_defaults(click.Context(main), option, env["INSTRUCTBOOTH_TRAINER_POD"]) == {
+        "image_pull_secrets": [{"name": "mirror"}],
+        "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}],
+        "node_selector": {"pool": "gpu"},
+    }
+    assert f"INSTRUCTBOOTH_{option.name.upper()}" == "INSTRUCTBOOTH_TRAINER_POD"
+
+
 def leaves(values: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
     """The path and default of each value; an empty mapping is a value too."""
     for key, value in values.items():
@@ -285,6 +312,7 @@ EVERYTHING_ON = (
     *("--set-json", 'minio.enabled=true,networkPolicy.enabled=true,serviceAccount.name="mine"'),
     *("--set-json", 'networkPolicy.metricsFrom=[{"podSelector":{}}],networkPolicy.minioFrom=[{"podSelector":{}}]'),
     *("--set-json", "metrics.serviceMonitor.enabled=true,metrics.podMonitor.enabled=true"),
+    *("--set-json", "metrics.prometheusRule.enabled=true"),
 )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import cast
 
 import pytest
+import yaml
 from prometheus_client import REGISTRY, CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -17,6 +18,7 @@ from instructbooth_operator.cache import Cache
 from instructbooth_operator.metrics import JobCollector
 from instructbooth_trainer.runtime.progress import ProgressReporter, RunLabels
 from tests.integration.chart.dashboard import dashboard, dashboard_queries, expressions
+from tests.integration.chart.helm import CHART
 
 TRAINER = Path(__file__).resolve().parents[3] / "trainer" / "instructbooth_trainer"
 SPEAKERS = [*TRAINER.glob("recipes/*.py"), TRAINER / "rewards" / "base.py"]
@@ -72,9 +74,13 @@ def served() -> dict[str, set[str]]:
     return found
 
 
-@pytest.mark.parametrize("place", expressions())
+ALERTS = yaml.safe_load((CHART / "files/alerts.yaml").read_text())
+QUERIES = expressions() | {f"alert {alert['alert']}": alert["expr"] for alert in ALERTS}
+
+
+@pytest.mark.parametrize("place", QUERIES)
 def test_query_asks_for_what_is_served(place, served):
-    selectors = METRIC.findall(expressions()[place])
+    selectors = METRIC.findall(QUERIES[place])
     assert selectors
     for metric, matchers in selectors:
         assert metric in served, f"{place}: nobody serves {metric}"

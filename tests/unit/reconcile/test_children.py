@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,25 @@ def test_stage_2_gets_the_volume_of_its_guards_model() -> None:
     }
     assert "dino" in claims[Stage.REINFORCE]
     assert "dino" not in claims[Stage.PERSONALIZE] + claims[Stage.EVALUATE]
+
+
+def test_what_the_platform_wants_for_all_pods_comes_beside_the_job_s_own() -> None:
+    taint, own = {"key": "nvidia.com/gpu", "operator": "Exists"}, {"key": "mine", "operator": "Exists"}
+    platform = replace(
+        DEFAULTS,
+        image_pull_secrets=({"name": "mirror"},),
+        tolerations=(taint,),
+        node_selector={"pool": "gpu", "zone": "a"},
+    )
+    plain = pod_of(child_job(resolved(), Stage.PERSONALIZE, 1, {}, platform))
+    assert plain["imagePullSecrets"] == [{"name": "mirror"}]
+    assert (plain["tolerations"], plain["nodeSelector"]) == ([taint], {"pool": "gpu", "zone": "a"})
+    template = {"imagePullSecrets": [{"name": "mine"}], "tolerations": [own], "nodeSelector": {"zone": "b"}}
+    both = pod_of(child_job(resolved(podTemplate=template), Stage.PERSONALIZE, 1, {}, platform))
+    assert both["imagePullSecrets"] == [{"name": "mine"}, {"name": "mirror"}]
+    assert (both["tolerations"], both["nodeSelector"]) == ([own, taint], {"pool": "gpu", "zone": "b"})
+    none = pod_of(child_job(resolved(), Stage.PERSONALIZE, 1, {}, DEFAULTS))
+    assert not {"imagePullSecrets", "tolerations", "nodeSelector"} & none.keys()
 
 
 @pytest.mark.parametrize(("cache", "writable"), [("models", True), ("other", False), (None, False)])
