@@ -50,8 +50,9 @@ class Cache:
         self._children: dict[Key, dict[str, JsonObject]] = {}
 
     def jobs(self) -> list[JsonObject]:
-        """All jobs, without their specs."""
-        return [{field: value for field, value in job.items() if field != "spec"} for job in self._jobs.values()]
+        """All jobs, without their specs. May be called by another thread: what is kept is replaced, never changed."""
+        kept = list(self._jobs.values())  # at once
+        return [{field: value for field, value in job.items() if field != "spec"} for job in kept]
 
     def job(self, key: Key) -> JsonObject | None:
         """The job, if it exists."""

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import threading
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from aiohttp.test_utils import TestClient, TestServer
+from prometheus_client import REGISTRY
+from prometheus_client.core import Metric
+from prometheus_client.registry import Collector
 
 from instructbooth_operator import lease as module
 from instructbooth_operator.cache import Cache, Key
@@ -105,6 +109,33 @@ def test_an_election_that_hangs_fails_the_liveness_probe() -> None:
         assert "nobody has tried for the Lease for 61 s" in text
 
     rig.run(scenario)
+
+
+def test_whoever_waits_for_metrics_keeps_nobody_waiting() -> None:
+    """With thousands of jobs it takes seconds to write them down."""
+    answered = threading.Event()
+
+    class Slow(Collector):
+        def describe(self) -> Iterable[Metric]:
+            return []
+
+        def collect(self) -> Iterable[Metric]:
+            assert answered.wait(20), "nothing else was served meanwhile"
+            return []
+
+    async def scenario(ask: Ask) -> None:
+        scrape = asyncio.create_task(ask("/metrics"))
+        await asyncio.sleep(0.05)
+        assert (await ask("/healthz"))[0] == 200
+        answered.set()
+        assert (await scrape)[0] == 200
+
+    slow = Slow()
+    REGISTRY.register(slow)
+    try:
+        Rig().run(scenario)
+    finally:
+        REGISTRY.unregister(slow)
 
 
 def test_metrics_are_served() -> None:
