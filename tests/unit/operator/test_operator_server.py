@@ -124,7 +124,7 @@ def test_whoever_waits_for_metrics_keeps_nobody_waiting() -> None:
             return []
 
     async def scenario(ask: Ask) -> None:
-        scrape = asyncio.create_task(ask("/metrics"))
+        scrape = asyncio.ensure_future(ask("/metrics"))
         await asyncio.sleep(0.05)
         assert (await ask("/healthz"))[0] == 200
         answered.set()
