@@ -46,7 +46,7 @@ def plan(
     job: Mapping[str, Any],
     observed: Observed,
     defaults: TrainerDefaults,
-    read: Callable[[Mapping[str, Any]], tuple[ResolvedJob, list[str]]] = skew.read,
+    read: Callable[[Mapping[str, Any], bool], tuple[ResolvedJob, list[str]]] = skew.read,
 ) -> Plan:
     """What to do about `job`, an InstructBoothJob as the API server returns it.
 
@@ -65,7 +65,7 @@ def plan(
         return _finished(job, old, observed)
     begun = old.start_time is not None or bool(observed.children)
     try:
-        resolved, unknown = read(job)
+        resolved, unknown = read(job, begun)
         mistakes = invalid_spec.conflicts(resolved.spec)
     except ValidationError as error:
         mistakes = invalid_spec.validation_messages(error)

@@ -301,10 +301,8 @@ class ResolvedJob(ApiModel):
             extra: what to do about fields of the spec that this version does not know.
             let_in: whether the rules of this version do not count, because the job began under another one.
         """
-        meta = obj["metadata"]
-        return cls(
-            namespace=meta["namespace"],
-            name=meta["name"],
-            uid=meta["uid"],
-            spec=InstructBoothJobSpec.model_validate(obj["spec"], extra=extra, context=LET_IN if let_in else None),
-        )
+        context = LET_IN if let_in else None
+        fields = {name: obj["metadata"][name] for name in ("namespace", "name", "uid")}
+        spec = InstructBoothJobSpec.model_validate(obj["spec"], extra=extra, context=context)
+        # With the context once more: pydantic checks an instance's own rules again where it is put into another model.
+        return cls.model_validate({**fields, "spec": spec}, context=context)

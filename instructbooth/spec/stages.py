@@ -199,13 +199,9 @@ class Reinforcement(StageBase):
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             cel="self.promptsPerEpoch * self.imagesPerPrompt >= "
-            "(has(self.minNodes) ? self.minNodes : self.nodes) * (self.gpusPerNode > 0 ? self.gpusPerNode : 1)",
-            check=lambda self: (
-                self.prompts_per_epoch * self.images_per_prompt
-                >= (self.min_nodes or self.nodes) * max(1, self.gpus_per_node)
-            ),
-            message="times imagesPerPrompt must be at least one picture for each process of the smallest gang "
-            "(minNodes, or nodes, times gpusPerNode)",
+            "self.nodes * (self.gpusPerNode > 0 ? self.gpusPerNode : 1)",
+            check=lambda self: self.prompts_per_epoch * self.images_per_prompt >= self.world_size,
+            message="times imagesPerPrompt must be at least one picture for each process (nodes times gpusPerNode)",
             field="promptsPerEpoch",
         ),
         Rule(

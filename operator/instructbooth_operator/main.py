@@ -119,6 +119,8 @@ async def _as_long_as_listed(watching: Coroutine[Any, Any, None], resync: Resync
     """A watch may be refused before the next list is; then that is what there is to say."""
     try:
         await watching
+    except ListExpired:
+        raise
     except Exception:
         await resync.same_namespaces()
         raise

@@ -75,8 +75,9 @@ class Resync:
             refused = await self._refused(tuple(refused))
             for namespace in refused.keys() - self._known_refused:
                 log.warning("%s: its jobs are not run: %s", namespace, refused[namespace])
-        self._known_refused = set(refused)
         listable = tuple(namespace for namespace in self._namespaces if namespace not in refused)
+        # Where all refuse nothing is known of one: an API server that comes up does so, and a role that is read later.
+        self._known_refused = set(refused) if listable else set()
         if not listable:
             raise next(iter(refused.values()))
         return listable

@@ -29,7 +29,7 @@ class Specs:
     def __len__(self) -> int:
         return len(self._read)
 
-    def read(self, job: Mapping[str, Any]) -> tuple[ResolvedJob, list[str]]:
+    def read(self, job: Mapping[str, Any], begun: bool = False) -> tuple[ResolvedJob, list[str]]:
         """What `skew.read` says of the job. Raises pydantic.ValidationError, each time anew."""
         key, what = job_key(job), (job["metadata"]["uid"], job["spec"])
         known = self._read.get(key)
@@ -37,7 +37,7 @@ class Specs:
             self._read.move_to_end(key)
             return known[1]
         self.forget(key)
-        found, size = skew.read(job), len(json.dumps(job["spec"]))
+        found, size = skew.read(job, begun), len(json.dumps(job["spec"]))
         self._read[key] = what, found, size
         self._size += size
         while self._size > self._most:

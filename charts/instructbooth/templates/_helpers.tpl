@@ -32,7 +32,7 @@
 app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .root.Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" }}
-{{- with .root.Values.commonLabels }}
+{{- with include "instructbooth.commonLabels" .root | fromYaml }}
 {{ toYaml . }}
 {{- end }}
 {{- end }}
@@ -44,9 +44,9 @@ app.kubernetes.io/instance: {{ .root.Release.Name }}
 app.kubernetes.io/component: {{ .component }}
 {{- end }}
 
-{{/* commonLabels for pods: those that selectors go by stay as they are. */}}
-{{- define "instructbooth.podLabels" -}}
-{{ omit .Values.commonLabels "app.kubernetes.io/name" "app.kubernetes.io/instance" "app.kubernetes.io/component" | toYaml }}
+{{/* commonLabels, without those that are the chart's: selectors go by them. */}}
+{{- define "instructbooth.commonLabels" -}}
+{{ omit .Values.commonLabels "app.kubernetes.io/name" "app.kubernetes.io/instance" "app.kubernetes.io/component" "app.kubernetes.io/version" "app.kubernetes.io/managed-by" "helm.sh/chart" | toYaml }}
 {{- end }}
 
 {{/* repository:tag; call with (dict "image" .Values.x.image "default" .Chart.AppVersion). */}}

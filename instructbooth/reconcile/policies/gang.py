@@ -109,9 +109,6 @@ def _next(scene: Scene, stage: StageStatus, child: ChildJob | None) -> Step:
         if retry.undecided(evidence) and scene.observed.now - child.failure.time < UNDECIDED_FOR:
             return Step(stage, requeue_after=GOING_SECONDS, queued=_queued(scene, stage, child))
         diagnosis = retry.diagnose(stage.attempt, child.failure, evidence)
-        if _stopped_by_another(scene, stage, child) and not _in_queue(scene, child):
-            # Nobody would stop the next attempt, and whoever stopped this one wants it stopped.
-            return _wait_for_kueue(scene, stage, child)
         if _stopped_as_asked(stage, child, diagnosis, evidence):
             return Step(_restarting(scene, stage), requeue_after=0.0, queued=_queued(scene, stage, child))
         return _end(scene, stage, diagnosis)
@@ -340,6 +337,9 @@ def _restart(scene: Scene, stage: StageStatus, child: ChildJob | None) -> Step:
         return _launch(scene, stage, stage.attempt + 1)
     if child.deleting:
         return replace(_clear_away(scene, stage, child), blocker=blocker)
+    if _stopped_by_another(scene, stage, child) and not _in_queue(scene, child):
+        # Nobody would stop the next attempt, and whoever stopped this one wants it stopped.
+        return Step(stage, requeue_after=queued.look_again_seconds(child, now))
     if child.failure is not None:
         wait = retry.backoff(failure, stage.restarts) - elapsed(child.failure.time, now)
         if wait.total_seconds() > 0:

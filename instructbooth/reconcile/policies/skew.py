@@ -23,20 +23,26 @@ MOST_NAMED = 5
 LOOK_AGAIN_SECONDS = 30.0  # the definition may be taken back, which changes no job and so may bring no event
 
 
-def read(job: Mapping[str, Any]) -> tuple[ResolvedJob, list[str]]:
+def read(job: Mapping[str, Any], begun: bool = False) -> tuple[ResolvedJob, list[str]]:
     """The job as far as this version knows it, and the paths of the fields that it does not.
 
     Raises pydantic.ValidationError for everything else that is wrong. What of a run that has begun could only be wrong
     from the start is not: its spec was let in by the rules of another version. `runPolicy` may have been edited since.
+
+    Args:
+        job: with metadata and spec.
+        begun: whether anything was started for it.
     """
     try:
         return ResolvedJob.from_object(job), []
     except ValidationError as error:
-        wrong = error.errors()
-        unknown = [field_path(each["loc"]) for each in wrong if each["type"] == "extra_forbidden"]
-        begun = (job.get("status") or {}).get("startTime") is not None
-        edited = any(each["loc"][:1] == ("runPolicy",) and each["type"] == "value_error" for each in wrong)
-        return ResolvedJob.from_object(job, extra="ignore", let_in=begun and not edited), unknown
+        unknown = [field_path(each["loc"]) for each in error.errors() if each["type"] == "extra_forbidden"]
+    try:
+        return ResolvedJob.from_object(job, extra="ignore"), unknown
+    except ValidationError as error:
+        if not begun or any(each["loc"][:1] == ("runPolicy",) for each in error.errors()):
+            raise
+    return ResolvedJob.from_object(job, extra="ignore", let_in=True), unknown
 
 
 _SCHEMA_ERRORS = frozenset(

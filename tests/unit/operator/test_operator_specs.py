@@ -27,9 +27,9 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The uids of the jobs that were really read."""
     found: list[str] = []
 
-    def read(obj: Any) -> Any:
+    def read(obj: Any, begun: bool) -> Any:
         found.append(obj["metadata"]["uid"])
-        return skew_read(obj)
+        return skew_read(obj, begun)
 
     skew_read = skew.read
     monkeypatch.setattr(skew, "read", read)

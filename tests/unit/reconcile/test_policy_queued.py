@@ -489,19 +489,46 @@ def test_a_suspend_of_the_user_s_beside_it_leaves_it_theirs() -> None:
     assert world.status.phase is Phase.QUEUED
 
 
-def test_a_gang_that_ends_because_somebody_else_stopped_it_does_not_come_back_by_itself() -> None:
+@pytest.mark.parametrize("code", [ExitCode.CHECKPOINTED, ExitCode.TRANSIENT])
+def test_a_gang_that_ends_because_somebody_else_stopped_it_does_not_come_back_by_itself(code: ExitCode) -> None:
     """The Job controller may see the pods' exit code before they are gone, and gives the suspended child up."""
+    world = unqueued(disruptionLimit=0, backoffLimit=0)
+    world.run(P1)
+    world.settle()
+    stop(world, P1)
+    world.fail(P1, code)
+    asked = tuple(replace(pod, deletion_asked=world.now - timedelta(seconds=5)) for pod in world.evidence[P1].pods)
+    world.evidence[P1] = Evidence(asked)
+    for _ in range(3):
+        world.wait(600)
+        world.settle()
+        assert (world.launched, world.status.phase) == ([P1], Phase.QUEUED)
+    world.change(P1, suspended=False)
+    world.settle()
+    assert (world.launched, world.stage(Stage.PERSONALIZE).restarts) == ([P1, P2], Restarts())
+
+
+def test_a_user_s_mistake_ends_a_job_whose_gang_somebody_else_stopped() -> None:
     world = unqueued()
     world.run(P1)
-    world.progress[P1] = Progress(step=1, total=10)
+    world.settle()
+    stop(world, P1)
+    world.fail(P1, ExitCode.USER_ERROR, '{"reason": "SubjectImagesInvalid", "message": "a.png"}')
+    world.settle()
+    assert condition(world, "Failed").reason == "SubjectImagesInvalid"
+
+
+def test_a_gang_that_somebody_stopped_and_deleted_starts_anew() -> None:
+    world = unqueued()
+    world.run(P1)
     world.settle()
     stop(world, P1)
     world.fail(P1, ExitCode.CHECKPOINTED)
     world.settle()
-    assert (world.launched, world.status.phase) == ([P1], Phase.QUEUED)
-    world.change(P1, suspended=False)
+    world.change(P1, deleting=True, deleted=world.now)
+    world.collect()
     world.settle()
-    assert (world.launched, world.stage(Stage.PERSONALIZE).restarts) == ([P1, P2], Restarts())
+    assert world.launched == [P1, P2]
 
 
 def test_what_the_operator_suspended_it_lets_go_though_it_died_before_it_said_so() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
 
@@ -112,19 +113,36 @@ def test_a_value_that_only_a_newer_definition_allows_ends_no_run(policy: dict[st
     assert world.launched == ["mascot-personalize-1", "mascot-reinforce-1"]
 
 
-@pytest.mark.parametrize("begun", [True, False])
-def test_a_rule_that_came_after_a_run_had_begun_is_not_for_it(begun: bool) -> None:
+def twice(spec: dict[str, Any]) -> None:
+    spec["evaluation"]["metrics"].append(deepcopy(spec["evaluation"]["metrics"][0]))
+
+
+def of_another_family(spec: dict[str, Any]) -> None:
+    spec["model"]["family"] = "flux"
+    spec["personalization"]["minSnrGamma"] = 5
+
+
+@pytest.mark.parametrize("begun", ["not at all", "in the status", "a child alone"])
+@pytest.mark.parametrize(
+    ("breach", "said"),
+    [(twice, "spec.evaluation: metrics: names a metric twice"), (of_another_family, "has no meaning for model.family")],
+)
+def test_a_rule_that_came_after_a_run_had_begun_is_not_for_it(
+    breach: Callable[[dict[str, Any]], None], said: str, begun: str
+) -> None:
     world = World()
-    if begun:
+    if begun == "in the status":
         world.settle()
-    twice = world.job["spec"]["evaluation"]["metrics"]
-    twice.append(deepcopy(twice[0]))
+    elif begun == "a child alone":  # the operator died after it had made it
+        world.reconcile(steps=len(world.plan().actions))
+    world.job["spec"].setdefault("personalization", {})
+    breach(world.job["spec"])
     newer(world, "reinforcement")  # beside a field that this version does not know
     world.settle()
-    if not begun:
+    if begun == "not at all":
         failed = find(world.status.conditions, "Failed")
         assert failed is not None
-        assert "spec.evaluation: metrics: names a metric twice" in failed.message
+        assert said in failed.message
         return
     for stage in Stage:
         world.run(f"mascot-{stage.value}-1")
@@ -132,6 +150,19 @@ def test_a_rule_that_came_after_a_run_had_begun_is_not_for_it(begun: bool) -> No
         world.settle()
     assert world.status.phase is Phase.SUCCEEDED
     assert find(world.status.conditions, "Blocked") is None
+
+
+def test_an_edit_that_this_version_does_not_know_is_not_taken_for_an_old_rule() -> None:
+    world = World()
+    world.settle()
+    world.run("mascot-personalize-1")
+    world.settle()
+    world.edit(stallTimeoutSeconds=10)
+    newer(world, "runPolicy")
+    world.settle()
+    blocked = find(world.status.conditions, "Blocked")
+    assert blocked is not None
+    assert blocked.message.startswith("spec.runPolicy: stallTimeoutSeconds: must be 0 (never) or at least 30")
 
 
 def test_a_choice_that_only_a_newer_definition_has_makes_a_new_job_wait() -> None:

@@ -151,6 +151,10 @@ def test_each_repository_is_asked_for_once_and_none_that_is_in_the_cache(
     assert (len(asked), len(beats)) == (1, 2), "the reward's model, and this one"
     folder = tmp_path / "cache/models/hub" / HUB["hub"]["repo"].replace("/", "--") / HUB["hub"]["revision"]
     folder.mkdir(parents=True)
+    (folder / "pytorch_model.bin").write_bytes(b"never read")
+    with pytest.raises(UserError, match=r"no \*\.safetensors file \(but pytorch_model\.bin"):
+        foresee(spec(evaluation={"metrics": metrics}), sources)
+    (folder / "model.safetensors").write_bytes(b"never read")
     foresee(spec(evaluation={"metrics": metrics}), sources)
     assert len(asked) == 1
 

@@ -81,10 +81,12 @@ class Sources:
         Raises UserError ModelNotFound, ModelInvalid.
         """
         self._beat()
-        if source.hub is not None and self._hub_folder(source.hub).is_dir():
-            return
         if source.hub is not None:
-            names, place = repository_files(source.hub, os.environ.get("HF_TOKEN")), source.hub.repo
+            folder, place = self._hub_folder(source.hub), source.hub.repo
+            if folder.is_dir():  # the cache, where it may have come before anybody looked into it
+                names: list[str] | None = [path.relative_to(folder).as_posix() for path in folder.rglob("*")]
+            else:
+                names = repository_files(source.hub, os.environ.get("HF_TOKEN"))
             if names is None:
                 return
         elif source.s3 is not None:
