@@ -60,7 +60,9 @@ def test_no_such_model(server: Server, tmp_path: Path) -> None:
     S3Store(config(server.endpoint), SHORT).ensure_bucket(create=True)
     code, outcome = run_pod(tmp_path, server.endpoint)
     assert (code, outcome.reason) == (ExitCode.USER_ERROR, "ModelNotFound")
-    assert "s3://runs/models/pipeline/" in outcome.message
+    assert "spec.model.source, which personalize loads: there is no object below s3://runs/models/pipeline/" in (
+        outcome.message
+    )
 
 
 def test_unreachable_endpoint(tmp_path: Path) -> None:

@@ -34,6 +34,8 @@ def spec(**changes: Any) -> InstructBoothJobSpec:
 @pytest.fixture
 def store(tmp_path: Path) -> LocalStore:
     made = LocalStore(tmp_path / "store", "runs")
+    base = job_object()["spec"]["model"]["source"]["s3"]["prefix"]
+    made.put_bytes(f"{base}/unet/diffusion_pytorch_model.safetensors", b"never read")
     for prefix in ("models/clip", "models/dino"):
         made.put_bytes(f"{prefix}/config.json", b"{}")
     made.put_bytes("models/clip/model.safetensors", b"never read")
@@ -76,6 +78,12 @@ def test_what_is_there_is_found_and_nothing_is_downloaded(sources: Sources, tmp_
             r"spec\.reinforcement\.guards\.identity\.model",
             "ModelInvalid",
             "safe_serialization=True",
+        ),
+        (
+            {"model": {"source": {"s3": {"prefix": "models/none"}}}},
+            r"spec\.model\.source, which personalize loads: there is no object below ",
+            "ModelNotFound",
+            "s3.prefix",
         ),
         (
             {"evaluation": {"prompts": {"s3": {"prefix": "prompts/none.txt"}}}},
@@ -129,6 +137,13 @@ def test_a_repository_without(sources: Sources, monkeypatch: pytest.MonkeyPatch,
         foresee(spec(evaluation={"metrics": [{"name": "clip-i", "model": HUB}]}), sources)
 
 
+def test_a_lora_to_start_from_is_not_taken_for_a_model(sources: Sources) -> None:
+    adapter = {"s3": {"prefix": "models/none"}}  # its stage reads it at once, and says so itself
+    given = spec().to_wire()
+    given["personalization"] = {"adapter": adapter}
+    foresee(InstructBoothJobSpec.model_validate(given), sources)
+
+
 def test_a_mirror_that_names_no_files_says_nothing(sources: Sources, monkeypatch: pytest.MonkeyPatch) -> None:
     shown(monkeypatch, [])
     foresee(spec(evaluation={"metrics": [{"name": "clip-i", "model": HUB}]}), sources)
@@ -148,7 +163,7 @@ def test_each_repository_is_asked_for_once_and_none_that_is_in_the_cache(
 
     monkeypatch.setattr(HfApi, "model_info", model_info)
     foresee(spec(evaluation={"metrics": metrics}), sources)
-    assert (len(asked), len(beats)) == (1, 2), "the reward's model, and this one"
+    assert (len(asked), len(beats)) == (1, 3), "the base model, the reward's, and this one"
     folder = tmp_path / "cache/models/hub" / HUB["hub"]["repo"].replace("/", "--") / HUB["hub"]["revision"]
     folder.mkdir(parents=True)
     (folder / "pytorch_model.bin").write_bytes(b"never read")

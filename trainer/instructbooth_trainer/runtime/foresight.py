@@ -7,7 +7,7 @@ repositories that the hub does not show without their token.
 
 from __future__ import annotations
 
-from instructbooth.contract import PromptRole, Stage
+from instructbooth.contract import STAGES, PromptRole, Stage
 from instructbooth.reconcile.mounts import model_sources, prompt_sources
 from instructbooth.spec.job import InstructBoothJobSpec
 from instructbooth_trainer.runtime.errors import UserError
@@ -15,13 +15,13 @@ from instructbooth_trainer.runtime.sources import Sources
 
 
 def foresee(spec: InstructBoothJobSpec, sources: Sources) -> None:
-    """Look for the models and prompts of reinforcement and evaluation.
+    """Look for the models of all stages and the prompts of reinforcement and evaluation.
 
     Raises:
         UserError: what `Sources` would raise in that stage, with the path of the field.
     """
-    seen = list(model_sources(spec, Stage.PERSONALIZE).values())
-    for stage in (Stage.REINFORCE, Stage.EVALUATE):
+    seen = [spec.personalization.adapter]  # which this stage is about to read, and whose files are called otherwise
+    for stage in STAGES:
         for field, source in model_sources(spec, stage).items():
             if source in seen:
                 continue
@@ -30,7 +30,7 @@ def foresee(spec: InstructBoothJobSpec, sources: Sources) -> None:
                 sources.look_for_model(source)
             except UserError as error:
                 raise UserError(error.reason, f"spec.{field}, which {stage.value} loads: {error.message}") from error
-        for role, prompts in prompt_sources(spec, stage).items():
+        for role, prompts in prompt_sources(spec, stage).items() if stage is not Stage.PERSONALIZE else ():
             if prompts.config_map is None:
                 weights = spec.reinforcement.prompt_weights if role is PromptRole.REINFORCEMENT else {}
                 sources.weighted_prompts(prompts, role, weights)
