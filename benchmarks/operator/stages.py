@@ -20,17 +20,12 @@ FAILING, SUCCEEDING = 4, 96  # pods of each hundred
 FINISHED = ("bench.instructbooth.dev/finished", "true")  # an annotation
 
 
-def quick() -> list[JsonObject]:
-    """Pods run and succeed as fast as KWOK can say so."""
-    return _pods()
-
-
 def of_a_day(speed: float) -> list[JsonObject]:
     """What runs takes its time, `speed` times faster than on a clock, and now and then it fails.
 
     Raises ValueError if KWOK's own stage is not the one that this was written for.
     """
-    *others, good = _pods()
+    *others, good = quick()
     good["spec"] |= {"weight": SUCCEEDING, "delay": _delay(speed)}
     bad: JsonObject = yaml.safe_load(yaml.safe_dump(good))
     bad["metadata"]["name"] = "pod-fail"
@@ -47,8 +42,11 @@ def of_a_day(speed: float) -> list[JsonObject]:
     return [*others, good, bad]
 
 
-def _pods() -> list[JsonObject]:
-    """KWOK's own quick stages; the last one, pod-complete, marks the pod as finished in the same request."""
+def quick() -> list[JsonObject]:
+    """KWOK's own quick stages: pods run and succeed as fast as it can say so.
+
+    The last one, pod-complete, marks the pod as finished in the same request.
+    """
     folder = module_folder("kwok", "sigs.k8s.io/kwok") / "kustomize/stage/pod/fast"
     names = ("pod-ready", "pod-delete", "pod-complete")
     found: list[JsonObject] = [yaml.safe_load((folder / f"{name}.yaml").read_text()) for name in names]

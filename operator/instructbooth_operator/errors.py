@@ -48,6 +48,10 @@ class ApiError(Exception):
         return self.status == HTTPStatus.FORBIDDEN
 
 
+class BeginAnew(Exception):
+    """Whoever works must go on in a new event loop, with nothing of the old one, as a new process would."""
+
+
 class NotLeading(Exception):
     """This replica may not write: the Lease is not its own any more, or was not renewed in time."""
 

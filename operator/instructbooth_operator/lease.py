@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from instructbooth_operator.api import Api
-from instructbooth_operator.errors import ApiError
+from instructbooth_operator.errors import ApiError, BeginAnew
 from instructbooth_operator.metrics import LEADER
 from instructbooth_operator.resources import LEASES
 
@@ -36,7 +36,7 @@ def _now() -> float:
     return time.clock_gettime(_CLOCK)
 
 
-class LeaseLost(Exception):
+class LeaseLost(BeginAnew):
     """The Lease could not be renewed in time: this replica must not go on."""
 
 

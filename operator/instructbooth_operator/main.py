@@ -21,6 +21,7 @@ from instructbooth.reconcile.pod import TrainerDefaults
 from instructbooth_operator.api import Api
 from instructbooth_operator.cache import Cache, Key, job_key
 from instructbooth_operator.carry_out import Hands
+from instructbooth_operator.errors import BeginAnew
 from instructbooth_operator.freshness import Freshness
 from instructbooth_operator.lease import Lease, LeaseLost
 from instructbooth_operator.lookout import Lookout
@@ -28,10 +29,10 @@ from instructbooth_operator.metrics import JobCollector, stand_by
 from instructbooth_operator.observe import Observer, utc_now
 from instructbooth_operator.progress import ProgressPuller
 from instructbooth_operator.reconciler import Reconciler
-from instructbooth_operator.resync import NamespacesChanged, Resync
+from instructbooth_operator.resync import Resync
 from instructbooth_operator.server import application, serve
 from instructbooth_operator.settings import Settings
-from instructbooth_operator.watches import ListExpired, registry_for, watch
+from instructbooth_operator.watches import registry_for, watch
 from instructbooth_operator.workqueue import WorkQueue
 
 log = logging.getLogger("instructbooth_operator")
@@ -110,7 +111,7 @@ def _unless(stop: asyncio.Event) -> Iterator[None]:
     """Whoever is to stop does not begin anew, even if the signal comes while everything is being closed."""
     try:
         yield
-    except (LeaseLost, NamespacesChanged, ListExpired):
+    except BeginAnew:
         if not stop.is_set():
             raise
 
@@ -119,7 +120,7 @@ async def _as_long_as_listed(watching: Coroutine[Any, Any, None], resync: Resync
     """A watch may be refused before the next list is; then that is what there is to say."""
     try:
         await watching
-    except ListExpired:
+    except BeginAnew:
         raise
     except Exception:
         await resync.same_namespaces()
@@ -231,5 +232,5 @@ def main(  # one parameter for each flag: the flags are the interface
         # In a new event loop, with nothing of the old one. A process that ends is started again ever later.
         except LeaseLost as lost:
             log.error("%s; standing by", lost)
-        except (NamespacesChanged, ListExpired) as changed:
+        except BeginAnew as changed:
             log.warning("%s; beginning anew", changed)

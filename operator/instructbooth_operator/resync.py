@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from instructbooth.contract import KIND, Label
 from instructbooth_operator.api import Api
 from instructbooth_operator.cache import Cache, JsonObject, Key, version
-from instructbooth_operator.errors import ApiError
+from instructbooth_operator.errors import ApiError, BeginAnew
 from instructbooth_operator.freshness import Freshness
 from instructbooth_operator.metrics import LOOP_LAG, LOOP_TASKS, REFUSED_NAMESPACES, WATCH_LAG
 from instructbooth_operator.resources import IBJ, JOBS, Resource
@@ -26,8 +26,8 @@ SURE_SECONDS = 5.0  # a refusal must be repeated so much later: a server that co
 SUSPICIOUS_SECONDS = 20.0  # a watch that is so late is compared with a full list at once
 
 
-class NamespacesChanged(Exception):
-    """Other namespaces than at the start may be listed: whoever works must begin anew, as a new process would."""
+class NamespacesChanged(BeginAnew):
+    """Other namespaces than at the start may be listed."""
 
 
 class Resync:

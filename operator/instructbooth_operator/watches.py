@@ -13,6 +13,7 @@ import kopf
 from instructbooth.contract import GROUP, PLURAL, VERSION, Label
 from instructbooth_operator.api import PAGE
 from instructbooth_operator.cache import Cache, Key, owner_of
+from instructbooth_operator.errors import BeginAnew
 from instructbooth_operator.freshness import Freshness
 from instructbooth_operator.resync import SELECTOR
 from instructbooth_operator.workqueue import WorkQueue
@@ -55,8 +56,8 @@ def take_in(cache: Cache, obj: dict[str, Any], gone: bool, awaits: Callable[[Key
     return key
 
 
-class ListExpired(Exception):
-    """The API server has forgotten a list before its last page was read: whoever works must begin anew."""
+class ListExpired(BeginAnew):
+    """The API server has forgotten a list before its last page was read."""
 
 
 class Unremembered(kopf.DiffBaseStorage, kopf.ProgressStorage):  # type: ignore[misc]

@@ -69,7 +69,7 @@ def download_snapshot(source: HubSource, folder: Path, token: str | None, *, ada
 
 
 def repository_files(source: HubSource, token: str | None) -> list[str] | None:
-    """Names of the files of a pinned repository, those that `download_snapshot` would leave out too.
+    """Names of the files of a pinned repository, without the weights that `download_snapshot` would leave out.
 
     None if they cannot be known here: no way to the hub, or a repository that it does not show for this token.
     Raises UserError ModelNotFound if the repository has no such revision.
@@ -85,5 +85,5 @@ def repository_files(source: HubSource, token: str | None) -> list[str] | None:
     if not found.siblings:  # as a mirror may answer
         return None
     files = [sibling.rfilename for sibling in found.siblings]
-    unread = set(files) - set(filter_repo_objects(files, allow_patterns=ALLOWED, ignore_patterns=IGNORED))
-    return [name for name in files if not (name in unread and name.endswith(".safetensors"))]
+    wanted = set(filter_repo_objects(files, allow_patterns=ALLOWED, ignore_patterns=IGNORED))
+    return [name for name in files if name in wanted or not name.endswith(".safetensors")]

@@ -101,7 +101,7 @@ class Sources:
         """The folder of a LoRA. Raises UserError as `model_folder`."""
         if source.hub is None:
             return self.model_folder(source)
-        folder = self._models / "adapters" / source.hub.repo.replace("/", "--") / source.hub.revision
+        folder = self._hub_folder(source.hub, "adapters")
         if not folder.is_dir():
             with beating_while_it_grows(self._models, self._beat), replacing(folder) as partial:
                 download_snapshot(source.hub, partial, token=os.environ.get("HF_TOKEN"), adapter=True)
@@ -212,8 +212,8 @@ class Sources:
                 download_snapshot(source, partial, token=os.environ.get("HF_TOKEN"))
         return folder
 
-    def _hub_folder(self, source: HubSource) -> Path:
-        return self._models / "hub" / source.repo.replace("/", "--") / source.revision
+    def _hub_folder(self, source: HubSource, kind: str = "hub") -> Path:
+        return self._models / kind / source.repo.replace("/", "--") / source.revision
 
     def _s3_model(self, source: S3) -> Path:
         """A model from S3: verified by its manifest where there is one, by sizes otherwise."""
