@@ -10,8 +10,9 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from benchmarks.operator import stages
 from benchmarks.operator.contender import GPUS_PER_POD, Contender
@@ -19,7 +20,14 @@ from benchmarks.operator.floor import Floor
 from benchmarks.operator.kubeflow import Kubeflow
 from benchmarks.operator.measure import Result, measure, say
 from benchmarks.operator.ours import Ours
-from benchmarks.operator.plane import GPUS_PER_NODE, BenchPlane, running
+from benchmarks.operator.plane import (
+    FINISHED_PODS,
+    FINISHED_PODS_OF_MANY_JOBS,
+    GPUS_PER_NODE,
+    MANY_JOBS,
+    BenchPlane,
+    running,
+)
 from benchmarks.operator.plot import picture
 from benchmarks.operator.processes import end_with_everything
 from benchmarks.operator.report import rows
@@ -28,10 +36,11 @@ CONTENDERS: dict[str, Callable[[BenchPlane, int], Contender]] = {kind.name: kind
 SECONDS_PER_JOB, SECONDS_AT_LEAST = 3.0, 600.0  # the machine may be busy
 
 
-def compare(plane: BenchPlane, count: int, names: list[str], gpus_per_pod: int, out: Path) -> dict[str, Result]:
+def compare(plane: BenchPlane, count: int, names: list[str], gpus_per_pod: int, out: Path) -> Iterator[Result]:
     """All contenders in turn, each alone with the control plane."""
     limit = max(SECONDS_AT_LEAST, SECONDS_PER_JOB * count)
-    return {name: measure(CONTENDERS[name](plane, gpus_per_pod), count, limit, out) for name in names}
+    for name in names:
+        yield measure(CONTENDERS[name](plane, gpus_per_pod), count, limit, out)
 
 
 def main() -> None:
@@ -44,19 +53,28 @@ def main() -> None:
     options = parser.parse_args()
     end_with_everything()
     options.out.mkdir(parents=True, exist_ok=True)
-    results, lines = [], []
+    results: list[dict[str, Any]] = []
+    lines: list[dict[str, Any]] = []
+
+    def write() -> None:  # after each contender: 5,000 jobs take long, and a run may be ended
+        (options.out / "results.json").write_text(json.dumps({"results": results, "measures": lines}, indent=1))
+
     for count in options.jobs:
+        got: dict[str, Result] = {}
+        finished_pods = FINISHED_PODS if count <= MANY_JOBS else FINISHED_PODS_OF_MANY_JOBS
         with (
             tempfile.TemporaryDirectory(prefix="bench-operator-") as folder,
-            running(Path(folder), stages.quick()) as plane,
+            running(Path(folder), stages.quick(), finished_pods) as plane,
         ):
             say(f"a control plane with {count} jobs to come")
-            got = compare(plane, count, options.contenders, options.gpus_per_pod, options.out)
-        results += [result.as_json() for result in got.values()]
+            for result in compare(plane, count, options.contenders, options.gpus_per_pod, options.out):
+                got[result.contender] = result
+                results.append(result.as_json())
+                write()
         for line in rows(got.get("ours"), got.get("kubeflow"), got.get("floor")):
             print(json.dumps(line), flush=True)
             lines.append(line)
-        (options.out / "results.json").write_text(json.dumps({"results": results, "measures": lines}, indent=1))
+        write()
         (options.out / "results.svg").write_text(picture(lines))
 
 

@@ -20,7 +20,8 @@ SECONDS = 30.0
 class Sampler:
     """Writes JSON lines to a file until `close`, in a thread of its own.
 
-    Of each process `cpu` has the seconds it has used so far, and `mib` its memory. `pod_lists` and `lost_watches` count
+    Of each process `cpu` has the seconds it has used so far, and `mib` its memory. `gangs`, the batch Jobs that were
+    made so far, tell how far jobs of several stages have come. `pod_lists` and `lost_watches` count
     those of everybody: a client that reads slower than things happen loses its watch, and lists all there is anew.
     """
 
@@ -61,6 +62,7 @@ class Sampler:
             "created": len(self._times.created),
             "with_pod": len(self._times.first_pod),
             "done": len(self._times.done),
+            "gangs": counter(text, "apiserver_request_total", verb="POST", resource="jobs", code="201"),
             "pods": counter(text, "apiserver_resource_objects", resource="pods"),
             "pod_lists": counter(text, "apiserver_request_total", verb="LIST", resource="pods"),
             "lost_watches": counter(text, "apiserver_terminated_watchers_total"),

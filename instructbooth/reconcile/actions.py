@@ -66,10 +66,14 @@ class Haste(Enum):
 
 @dataclass(frozen=True)
 class Look:
-    """The child whose pods must be looked at before a plan can be made."""
+    """The child whose pods must be looked at before a plan can be made.
+
+    `unplaced`: that no node is found for any of them is known. A plan is only wanted when that is over.
+    """
 
     child: str
     haste: Haste = Haste.NOW
+    unplaced: bool = False
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,7 @@ class Plan:
         requeue_after: seconds after which to look again though nothing may have happened; None: only if something does.
         look_at: the pods that must be listed before this plan may be carried out. The reconciler lists them and plans
             again, until this is None.
+        look_again: (seconds, look): when to look at a gang again that does not start, if no plan is made before.
         ask_kueue: (name, uid) of the child that waits in a queue: what Kueue says of it may be read, and the plan made
             again. It may be carried out without.
         pull_from: the child whose rank 0 to pull progress from until the next plan.
@@ -93,5 +98,6 @@ class Plan:
     events: tuple[Event, ...] = ()
     requeue_after: float | None = None
     look_at: Look | None = None
+    look_again: tuple[float, Look] | None = None
     ask_kueue: tuple[str, str] | None = None
     pull_from: str | None = None

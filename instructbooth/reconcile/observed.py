@@ -292,6 +292,12 @@ class Evidence:
     warnings: tuple[Warning, ...] = ()
     late: bool = False
 
+    @property
+    def unplaced(self) -> bool:
+        """Whether the whole gang is there and no node is found for any pod of it. Time alone changes nothing then."""
+        whole = len(self.pods) >= max((pod.gang for pod in self.pods), default=1)
+        return whole and all(pod.unschedulable and pod.deletion_asked is None and not pod.ended for pod in self.pods)
+
 
 @dataclass(frozen=True)
 class Waiting:

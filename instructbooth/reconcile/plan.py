@@ -145,6 +145,7 @@ def _unfinished(
         new,
         step.actions,
         requeue_after=again,
+        look_again=step.look_again,
         ask_kueue=step.ask_kueue,
         pull_from=step.stage.job_name if step.pull else None,
     )

@@ -2,7 +2,7 @@
 
 In a full cluster thousands wait, and each list of their pods goes through all pods there are. So those who wait are
 looked at some dozens at a time, and lists take no more than a share of the time. A job whose look is due is left alone
-until then; nothing that happens to it is delayed by that.
+until then; nothing that happens to it is delayed by that. A look that shows what is known is followed by no plan.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from dataclasses import replace
 
 from instructbooth.reconcile.actions import Haste, Look
 from instructbooth.reconcile.observed import Evidence
+from instructbooth.reconcile.policies.blocked import SELDOM_SECONDS
 from instructbooth_operator.cache import Key
 from instructbooth_operator.errors import ApiError
 
 log = logging.getLogger(__name__)
 
 BATCH = 50  # children whose pods one list shows
-LOOKS_PER_SECOND = 10.0  # each is followed by a pass, which is the operator's own CPU
+LOOKS_PER_SECOND = 10.0  # each may be followed by a pass, which is the operator's own CPU
 SHARE_OF_TIME = 0.25  # that the API server may spend on them
 LONGEST_SECONDS = 15.0  # between two lists, however long one took
 AGAIN_SECONDS = 5.0  # after a list that failed
@@ -40,17 +41,23 @@ class Lookout:
         self._evidence = evidence
         self._done = done
         self._asked: dict[str, dict[Key, Look]] = {}  # by namespace; the one that was served last is the last
+        self._later: dict[Key, asyncio.TimerHandle] = {}
         self._found: dict[Key, tuple[str, Evidence]] = {}
         self._wanted = asyncio.Event()
         self._hurry = False
 
-    def ask(self, key: Key, look: Look) -> None:
-        """Have a child of the job looked at. Whoever has asked already keeps its place."""
+    def ask(self, key: Key, look: Look, after: float = 0.0) -> None:
+        """Have a child of the job looked at, after so many seconds. Whoever is due already keeps its place."""
+        if timer := self._later.pop(key, None):
+            timer.cancel()
+        if after > 0:
+            self._later[key] = asyncio.get_running_loop().call_later(after, self.ask, key, look)
+            return
         self._asked.setdefault(key.namespace, {})[key] = look
         self._wanted.set()
 
     def awaits(self, key: Key) -> bool:
-        """Whether the job has asked and has not been looked at yet."""
+        """Whether a look at the job is due and has not been taken yet."""
         return key in self._asked.get(key.namespace, {})
 
     def take(self, key: Key) -> tuple[str, Evidence] | None:
@@ -60,6 +67,8 @@ class Lookout:
     def forget(self, key: Key) -> None:
         """The job needs no look any more."""
         self._found.pop(key, None)
+        if timer := self._later.pop(key, None):
+            timer.cancel()
         asked = self._asked.get(key.namespace, {})
         asked.pop(key, None)
         if not asked:
@@ -90,6 +99,9 @@ class Lookout:
             self._asked[namespace] = batch | self._asked.pop(namespace, {})
         else:
             for (key, look), evidence in zip(batch.items(), found, strict=True):
+                if look.unplaced and evidence.unplaced and not (self.awaits(key) or key in self._later):
+                    self.ask(key, look, SELDOM_SECONDS)  # if it is gone by now, the next look shows that
+                    continue
                 self.forget(key)
                 self._found[key] = look.child, replace(evidence, late=True)
                 self._done(key)

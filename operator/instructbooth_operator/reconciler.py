@@ -132,6 +132,9 @@ class Reconciler:
             self._doubtful.pop(key, None)
             self._count(job, made.status)
         self._puller.watch(key, made.pull_from)
+        if made.look_again is not None:
+            after, look = made.look_again
+            self._lookout.ask(key, look, after)
         if not news:  # a status is only written if nobody has written since: its echo has nothing new
             return made.requeue_after
         # The echo of a child's write wakes nobody, and what it may have shown beside is seen soon.

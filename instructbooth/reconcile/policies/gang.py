@@ -56,6 +56,7 @@ class Step:
         actions: in order.
         requeue_after: seconds after which to look again.
         look_at: the pods that must be looked at before this step can be made.
+        look_again: (seconds, look): when to look at pods again that do not start.
         blocker: what keeps the gang from starting.
         queued: why it waits for Kueue, where it does.
         ask_kueue: (name, uid) of the child that Kueue may be asked about.
@@ -67,6 +68,7 @@ class Step:
     actions: tuple[Action, ...] = ()
     requeue_after: float | None = None
     look_at: Look | None = None
+    look_again: tuple[float, Look] | None = None
     blocker: blocked.Blocker | None = None
     queued: Waiting | None = None
     ask_kueue: tuple[str, str] | None = None
@@ -246,12 +248,11 @@ def _watch(scene: Scene, stage: StageStatus, child: ChildJob, evidence: Evidence
         if no_room:
             return _without_room(scene, stage, child, evidence, smaller=shrinks_in is not None)
         blocker = blocked.blocker(scene.job.spec, stage.name, child, evidence, now)
-        again = blocked.look_again_seconds(child, now)
-        again = again if ends_in is None else min(ends_in, again)
+        again = blocked.look_again_seconds(child, now), Look(child.name, _haste(stage, child), evidence.unplaced)
         own = snapshot(scene.job)
         # Later stages take the snapshot for granted: somebody may have deleted it.
         missing = blocker and blocker.reason == blocked.NOT_MOUNTED and own["metadata"]["name"] in blocker.message
-        return Step(stage, (Apply(own),) if missing else (), again, blocker=blocker)
+        return Step(stage, (Apply(own),) if missing else (), ends_in, look_again=again, blocker=blocker)
     if not blocked.started(child):
         return Step(stage, requeue_after=blocked.look_again_seconds(child, now))
     if progress := scene.observed.progress.get(child.name):

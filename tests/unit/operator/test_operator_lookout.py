@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from instructbooth_operator import lookout as module
 from instructbooth_operator.cache import Key
 from instructbooth_operator.errors import ApiError
 from instructbooth_operator.lookout import BATCH, Lookout
+from tests.unit.reconcile.world import START
 
 
 class Rig:
@@ -21,6 +23,7 @@ class Rig:
 
     def __init__(self) -> None:
         self.lists: list[tuple[str, list[str]]] = []
+        self.pod = Pod("a-pod", 0)
         self.done: list[Key] = []
         self.trouble: Callable[[], None] = lambda: None
         self.seconds = 0.0
@@ -30,11 +33,18 @@ class Rig:
         self.lists.append((namespace, children))
         await asyncio.sleep(self.seconds)
         self.trouble()
-        return [Evidence((Pod(f"{child}-pod", 0),)) for child in children]
+        return [Evidence((replace(self.pod, name=f"{child}-pod"),)) for child in children]
 
-    def ask(self, *names: str, namespace: str = "lab", haste: Haste = Haste.IN_TURN) -> None:
+    def ask(
+        self,
+        *names: str,
+        namespace: str = "lab",
+        haste: Haste = Haste.IN_TURN,
+        unplaced: bool = False,
+        after: float = 0.0,
+    ) -> None:
         for name in names:
-            self.lookout.ask(Key(namespace, name), Look(f"{name}-1", haste))
+            self.lookout.ask(Key(namespace, name), Look(f"{name}-1", haste, unplaced), after)
 
     def look(self) -> float:
         return asyncio.run(self.lookout.look())
@@ -186,3 +196,60 @@ def test_it_looks_for_as_long_as_it_runs(rig: Rig, monkeypatch: pytest.MonkeyPat
 
     asyncio.run(asyncio.wait_for(scenario(), 30))
     assert len(rig.lists) == 4
+
+
+UNPLACED = Pod("a-pod", 0, unschedulable="0/3 nodes are available")
+
+
+def test_a_look_may_be_asked_for_in_advance(rig: Rig) -> None:
+    async def scenario() -> None:
+        rig.ask("a", "b", "c", "d", after=0.05)
+        rig.ask("b", after=60.0)  # another plan was made
+        rig.lookout.forget(Key("lab", "c"))
+        rig.ask("d")  # something happened
+        assert [name for name in "abcd" if rig.lookout.awaits(Key("lab", name))] == ["d"]
+        await rig.lookout.look()
+        assert rig.lists == [("lab", ["d-1"])]
+        await asyncio.sleep(0.1)
+        await rig.lookout.look()
+        assert rig.lists[1:] == [("lab", ["a-1"])]
+        assert await rig.lookout.look() == 0.0
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("known", "pod", "planned"),
+    [
+        pytest.param(True, UNPLACED, False, id="as before"),
+        pytest.param(False, UNPLACED, True, id="news"),
+        pytest.param(True, Pod("a-pod", 0), True, id="no news of a scheduler"),
+        pytest.param(True, Pod("a-pod", 0, node="gpu-1"), True, id="a node was found"),
+        pytest.param(True, replace(UNPLACED, deletion_asked=START), True, id="asked to go"),
+        pytest.param(True, replace(UNPLACED, phase="Failed"), True, id="failed"),
+        pytest.param(True, replace(UNPLACED, gang=2), True, id="a part of the gang is missing"),
+    ],
+)
+def test_a_gang_that_still_finds_no_node_needs_no_plan(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, known: bool, pod: Pod, planned: bool
+) -> None:
+    monkeypatch.setattr(module, "SELDOM_SECONDS", 0.05)
+    rig.pod = pod
+    key = Key("lab", "a")
+
+    async def scenario() -> None:
+        rig.ask("a", unplaced=known)
+        await rig.lookout.look()
+        assert (rig.done, rig.lookout.take(key) is not None) == (([key], True) if planned else ([], False))
+        await asyncio.sleep(0.1)
+        assert rig.lookout.awaits(key) is not planned, "it is looked at again by and by"
+
+    asyncio.run(scenario())
+
+
+def test_a_plan_that_asked_while_a_list_was_under_way_is_made(rig: Rig) -> None:
+    rig.pod = UNPLACED
+    rig.ask("a", unplaced=True)
+    rig.trouble = lambda: rig.ask("a")
+    rig.look()
+    assert rig.done == [Key("lab", "a")]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from copy import deepcopy
 from typing import Any
 
@@ -11,7 +10,7 @@ from pydantic import ValidationError
 
 from instructbooth.reconcile.policies import skew
 from instructbooth_operator.cache import job_key
-from instructbooth_operator.specs import Specs
+from instructbooth_operator.specs import Specs, _size
 from tests.unit.reconcile.world import job_object
 
 
@@ -50,7 +49,7 @@ def test_of_a_changed_spec_nothing_is_kept() -> None:
     kept = Specs()
     kept.read(job("a", runPolicy={"backoffLimit": 9}))
     kept.read(job("a"))
-    assert (len(kept), kept._size) == (1, len(json.dumps(job("a")["spec"])))
+    assert (len(kept), kept._size) == (1, _size(job("a")["spec"]))
 
 
 def test_what_is_the_same_of_another_job_is_not_taken_for_its_own(reads: list[str]) -> None:
@@ -67,7 +66,7 @@ def test_a_job_made_again_under_the_same_name_is_read_anew(reads: list[str]) -> 
 
 
 def test_those_that_were_asked_for_last_are_kept(reads: list[str]) -> None:
-    size = len(json.dumps(job("a")["spec"]))
+    size = _size(job("a")["spec"])
     kept = Specs(most=2 * size)
     for uid in ("a", "b", "a", "c", "a", "b"):
         kept.read(job(uid))

@@ -228,5 +228,5 @@ def test_a_clock_that_was_set_back_hides_no_blocked_pod() -> None:
     world.wait(-3600)
     made = world.reconcile()
     assert reason(world, "Blocked") == "ImagePullFailed"
-    assert made.requeue_after is not None
-    assert made.requeue_after <= 60
+    assert made.look_again is not None
+    assert made.look_again[0] <= 60
