@@ -9,7 +9,7 @@ export CLUSTER
 
 .DEFAULT_GOAL := help
 .PHONY: help setup cluster cluster-down kubeconfig images demo test lint format types unit test-gpu integration e2e e2e-kueue e2e-nodes \
-        generate lock miniature bench bench-trainer bench-equal bench-operator soak results results-quick chaos
+        nightly generate lock miniature bench bench-trainer bench-equal bench-operator soak results results-quick chaos
 
 help: ## Explain the commands
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -70,7 +70,7 @@ integration: $(STAMP) ## Tests against the real API server and the real MinIO (n
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile $(SLOWEST) tests/integration
 
 # Through `python -m`: the operators are forked from a server that would otherwise import the script `pytest` each time.
-chaos: $(STAMP) ## Faults: every crash point once, 10 random schedules (SEEDS=100 for the long run, SEED_BASE=k for others)
+chaos: $(STAMP) ## Faults: every crash point once, 10 random schedules (SEEDS=100 for the long run, SEED_BASE=k for others; needs `make cluster`)
 	SEEDS=$(SEEDS) SEED_BASE=$(SEED_BASE) $(BIN)/python -m pytest tests/chaos
 
 e2e: $(STAMP) ## The whole product in the cluster (needs `make cluster`)
@@ -82,6 +82,11 @@ e2e-kueue: $(STAMP) ## Queues against a real Kueue, built once, installed for th
 
 e2e-nodes: $(STAMP) ## A rank loses its network, a node its power, two half gangs meet (needs the cluster that `make cluster` makes from source); nightly
 	timeout 2100 $(BIN)/pytest -s tests/nodes
+
+nightly: ## What is too long for CI (needs `make cluster`): 100 schedules of faults, queues, lost nodes, a simulated day
+	$(MAKE) chaos SEEDS=100
+	$(MAKE) e2e-kueue e2e-nodes
+	$(MAKE) soak
 
 generate: $(STAMP) ## Write CRD, chart copy and field reference from instructbooth/spec
 	$(BIN)/python -m instructbooth.generate
@@ -117,9 +122,9 @@ $(PEERS)/.installed: benchmarks/peers.txt $(STAMP)
 	@touch $@
 
 N ?= 400
-bench-operator: $(STAMP) ## Our operator beside Kubeflow Trainer and JobSet, N jobs each (`N="100 400"`)
+bench-operator: $(STAMP) ## Our operator beside Kubeflow Trainer and JobSet, N jobs each (N="100 400", BENCH="--contenders ours")
 	$(PYTHON) tests/cluster/cluster.py build --peers
-	$(BIN)/python -m benchmarks.operator --jobs $(N)
+	$(BIN)/python -m benchmarks.operator --jobs $(N) $(BENCH)
 
 soak: $(STAMP) ## 24 simulated hours of jobs coming, failing and going in 12 minutes (SOAK="--minutes 30")
 	$(PYTHON) tests/cluster/cluster.py build

@@ -22,7 +22,8 @@ class Contender(ABC):
         group, plural: of its kind, as in its path: `apis/batch/v1`, `jobs`.
         condition: of the object, that is true when the job is done.
         pod_label: label of a pod that holds the name of its job.
-        histograms: (metric, wanted labels) of its reconciles' durations.
+        histogram: the metric of its reconciles' durations.
+        lag_histogram: that of how late its event loop is, where it has one.
     """
 
     name: ClassVar[str]
@@ -33,6 +34,7 @@ class Contender(ABC):
     failed: ClassVar[str] = "Failed"
     pod_label: ClassVar[str]
     histogram: ClassVar[str] = ""
+    lag_histogram: ClassVar[str] = ""
     namespaces: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, plane: BenchPlane, gpus_per_pod: int) -> None:

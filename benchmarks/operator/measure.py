@@ -36,6 +36,7 @@ class Result:
     own_cpu: float
     memory: float
     reconcile: tuple[float, float]
+    loop_lag: tuple[float, float]
     probe: tuple[float, float]
     plane_cpu: dict[str, float]
     requests: dict[str, int]
@@ -60,7 +61,7 @@ def measure(contender: Contender, count: int, seconds: float, out: Path) -> Resu
     settle(plane.pids())
     say(f"{contender.name}: {count} jobs")
     audit_from = plane.audit_log.stat().st_size
-    scraped = buckets(contender.metrics(), contender.histogram) if contender.histogram else {}
+    scraped = contender.metrics()
     written = all_writes(plane.metrics())
     watch, prober, times = Stopwatch(plane.pids()), Prober(contender.health_urls()), load.Times()
     sampler = Sampler(plane, times, out / f"samples-{contender.name}-{count}.jsonl", say)
@@ -73,7 +74,6 @@ def measure(contender: Contender, count: int, seconds: float, out: Path) -> Resu
         probes = prober.close()
     text = contender.metrics()
     everybody = {name: count - written.get(name, 0.0) for name, count in all_writes(plane.metrics()).items()}
-    after = buckets(text, contender.histogram) if contender.histogram else {}
     counted = _requests(plane, audit_from, contender.namespaces)
     result = Result(
         contender=contender.name,
@@ -83,7 +83,8 @@ def measure(contender: Contender, count: int, seconds: float, out: Path) -> Resu
         first_pod=_two(times.to_first_pod()),
         own_cpu=sum(cpu[name] for name in contender.processes),
         memory=sum(memory_mib(pid) for pid in contender.processes.values()),
-        reconcile=(quantile(scraped, after, 0.5), quantile(scraped, after, 0.99)),
+        reconcile=_quantiles(scraped, text, contender.histogram),
+        loop_lag=_quantiles(scraped, text, contender.lag_histogram),
         probe=_two(probes),
         plane_cpu={name: value for name, value in cpu.items() if name not in contender.processes},
         requests=dict(sorted(counted.items())),
@@ -143,6 +144,12 @@ def _requests(plane: BenchPlane, start: int, namespaces: tuple[str, ...]) -> Cou
     with plane.audit_log.open() as log:
         log.seek(start)
         return requests(log, namespaces)
+
+
+def _quantiles(before: str, after: str, metric: str) -> tuple[float, float]:
+    """p50 and p99 of what a histogram took in between two scrapes; nan where there is none."""
+    counts = (buckets(before, metric), buckets(after, metric)) if metric else ({}, {})
+    return quantile(*counts, 0.5), quantile(*counts, 0.99)
 
 
 def _two(values: list[float]) -> tuple[float, float]:

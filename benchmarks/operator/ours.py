@@ -33,6 +33,7 @@ class Ours(Contender):
     condition = "Succeeded"
     pod_label = Label.JOB
     histogram = "instructbooth_reconcile_seconds"
+    lag_histogram = "instructbooth_event_loop_lag_seconds"
     namespaces = (NAMESPACE,)
 
     def __init__(

@@ -29,6 +29,8 @@ def rows(ours: Result | None, peer: Result | None, floor: Result | None) -> list
     add("memory_peak", "MiB", lambda r: r.memory)
     add("reconcile_p50", "s", lambda r: r.reconcile[0])
     add("reconcile_p99", "s", lambda r: r.reconcile[1])
+    add("event_loop_lag_p50", "s", lambda r: r.loop_lag[0])
+    add("event_loop_lag_p99", "s", lambda r: r.loop_lag[1])
     add("probe_p50", "s", lambda r: r.probe[0])
     add("probe_p99", "s", lambda r: r.probe[1])
     add("writes_per_stage", "requests", lambda r: writes(r.requests) / r.stages)

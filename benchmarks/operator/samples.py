@@ -21,7 +21,7 @@ class Sampler:
     """Writes JSON lines to a file until `close`, in a thread of its own.
 
     Of each process `cpu` has the seconds it has used so far, and `mib` its memory. `gangs`, the batch Jobs that were
-    made so far, tell how far jobs of several stages have come. `pod_lists` and `lost_watches` count
+    made since the API server began, tell how far jobs of several stages have come. `pod_lists` and `lost_watches` count
     those of everybody: a client that reads slower than things happen loses its watch, and lists all there is anew.
     """
 

@@ -29,7 +29,6 @@ MERGE = "application/merge-patch+json"
 GAUGES = {
     "tasks": "instructbooth_event_loop_tasks",
     "queue": "instructbooth_queue_depth",
-    "lag": "instructbooth_event_loop_lag_seconds",
 }
 
 

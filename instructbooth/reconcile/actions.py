@@ -66,7 +66,7 @@ class Haste(Enum):
 
 @dataclass(frozen=True)
 class Look:
-    """The child whose pods must be looked at before a plan can be made.
+    """A child whose pods are to be looked at.
 
     `unplaced`: that no node is found for any of them is known. A plan is only wanted when that is over.
     """

@@ -294,7 +294,7 @@ class Evidence:
 
     @property
     def unplaced(self) -> bool:
-        """Whether the whole gang is there and no node is found for any pod of it. Time alone changes nothing then."""
+        """Whether the whole gang is there and no node is found for any pod of it."""
         whole = len(self.pods) >= max((pod.gang for pod in self.pods), default=1)
         return whole and all(pod.unschedulable and pod.deletion_asked is None and not pod.ended for pod in self.pods)
 

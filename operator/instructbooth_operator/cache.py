@@ -63,6 +63,11 @@ class Cache:
         """The child Jobs of the job with that uid, not those of an earlier job of the same name."""
         return [child for child in self._children.get(key, {}).values() if owner_of(child) == (key, uid)]
 
+    def begun(self, key: Key, child: str) -> bool:
+        """Whether some pod of a child Job is ready, or was."""
+        status = self._children.get(key, {}).get(child, {}).get("status", {})
+        return bool(status.get("ready") or status.get("succeeded"))
+
     def objects(self) -> Iterator[JsonObject]:
         """Everything as it is kept, for comparison with a full list."""
         yield from self._jobs.values()

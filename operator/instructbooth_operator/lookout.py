@@ -2,7 +2,10 @@
 
 In a full cluster thousands wait, and each list of their pods goes through all pods there are. So those who wait are
 looked at some dozens at a time, and lists take no more than a share of the time. A job whose look is due is left alone
-until then; nothing that happens to it is delayed by that. A look that shows what is known is followed by no plan.
+until then; nothing that happens to it is delayed by that.
+
+Most of them have found no node. A look that shows the same again is followed by no plan, and a list of the few pods
+that have a node and do not run yet tells whom to look at sooner, however many wait.
 """
 
 from __future__ import annotations
@@ -14,7 +17,6 @@ from dataclasses import replace
 
 from instructbooth.reconcile.actions import Haste, Look
 from instructbooth.reconcile.observed import Evidence
-from instructbooth.reconcile.policies.blocked import SELDOM_SECONDS
 from instructbooth_operator.cache import Key
 from instructbooth_operator.errors import ApiError
 
@@ -25,6 +27,8 @@ LOOKS_PER_SECOND = 10.0  # each may be followed by a pass, which is the operator
 SHARE_OF_TIME = 0.25  # that the API server may spend on them
 LONGEST_SECONDS = 15.0  # between two lists, however long one took
 AGAIN_SECONDS = 5.0  # after a list that failed
+UNPLACED_SECONDS = 120.0  # between two looks at a gang that finds no node: `glance` is for that
+GLANCE_SECONDS, GLANCES_SHARE = 15.0, 0.05  # between two rounds, and of the time
 
 
 class Lookout:
@@ -32,32 +36,39 @@ class Lookout:
 
     Args:
         evidence: the pods of each of some children of a namespace. Raises ApiError.
+        starting: the children of a namespace of which some pod has a node and does not run yet. Raises ApiError.
+        begun: whether some pod of a job's child is ready, or was. Costs no request.
         done: called when `take` has something for a job.
     """
 
     def __init__(
-        self, evidence: Callable[[str, list[str]], Awaitable[list[Evidence]]], done: Callable[[Key], None]
+        self,
+        evidence: Callable[[str, list[str]], Awaitable[list[Evidence]]],
+        *,
+        starting: Callable[[str], Awaitable[set[str]]],
+        begun: Callable[[Key, str], bool],
+        done: Callable[[Key], None],
     ) -> None:
-        self._evidence = evidence
-        self._done = done
+        self._evidence, self._starting, self._begun, self._done = evidence, starting, begun, done
+        self._later: dict[Key, tuple[asyncio.TimerHandle, Look]] = {}
         self._asked: dict[str, dict[Key, Look]] = {}  # by namespace; the one that was served last is the last
-        self._later: dict[Key, asyncio.TimerHandle] = {}
+        self._listed: dict[Key, Look] = {}  # by the list that is under way
         self._found: dict[Key, tuple[str, Evidence]] = {}
         self._wanted = asyncio.Event()
         self._hurry = False
 
     def ask(self, key: Key, look: Look, after: float = 0.0) -> None:
         """Have a child of the job looked at, after so many seconds. Whoever is due already keeps its place."""
-        if timer := self._later.pop(key, None):
-            timer.cancel()
+        if later := self._later.pop(key, None):
+            later[0].cancel()
         if after > 0:
-            self._later[key] = asyncio.get_running_loop().call_later(after, self.ask, key, look)
+            self._later[key] = asyncio.get_running_loop().call_later(after, self.ask, key, look), look
             return
         self._asked.setdefault(key.namespace, {})[key] = look
         self._wanted.set()
 
     def awaits(self, key: Key) -> bool:
-        """Whether a look at the job is due and has not been taken yet."""
+        """Whether a look at the job is due and no list has been begun for it."""
         return key in self._asked.get(key.namespace, {})
 
     def take(self, key: Key) -> tuple[str, Evidence] | None:
@@ -67,8 +78,9 @@ class Lookout:
     def forget(self, key: Key) -> None:
         """The job needs no look any more."""
         self._found.pop(key, None)
-        if timer := self._later.pop(key, None):
-            timer.cancel()
+        self._listed.pop(key, None)
+        if later := self._later.pop(key, None):
+            later[0].cancel()
         asked = self._asked.get(key.namespace, {})
         asked.pop(key, None)
         if not asked:
@@ -86,27 +98,60 @@ class Lookout:
             self._wanted.clear()
             return 0.0
         namespace, batch = self._next()
+        self._listed = dict(batch)
         clock = asyncio.get_running_loop().time
         began = clock()
         pause = len(batch) / LOOKS_PER_SECOND
         try:
             found = await self._evidence(namespace, [look.child for look in batch.values()])
-        except Exception as error:  # logged and tried again, whatever it is
-            expected = isinstance(error, ApiError)
-            log.warning("%s: cannot look at gangs: %s", namespace, error, exc_info=None if expected else error)
-            wish = error.retry_after if isinstance(error, ApiError) else None
-            pause = max(pause, AGAIN_SECONDS, wish or 0.0)
-            self._asked[namespace] = batch | self._asked.pop(namespace, {})
+        except Exception as error:  # noqa: BLE001 - logged and tried again, whatever it is
+            pause = max(pause, _trouble(namespace, error))
+            if waiting := self._listed | self._asked.pop(namespace, {}):
+                self._asked[namespace] = waiting
         else:
-            for (key, look), evidence in zip(batch.items(), found, strict=True):
-                if look.unplaced and evidence.unplaced and not (self.awaits(key) or key in self._later):
-                    self.ask(key, look, SELDOM_SECONDS)  # if it is gone by now, the next look shows that
-                    continue
-                self.forget(key)
-                self._found[key] = look.child, replace(evidence, late=True)
-                self._done(key)
+            for key, evidence in zip(batch, found, strict=True):
+                if look := self._listed.get(key):
+                    self._show(key, look, evidence)
+        self._listed = {}
         took = clock() - began
         return max(pause, min(took / SHARE_OF_TIME - took, LONGEST_SECONDS))
+
+    async def glance_for_ever(self) -> None:
+        """See to it for ever that gangs which have found a node are looked at before those that have none."""
+        while True:
+            await asyncio.sleep(GLANCE_SECONDS)
+            for namespace in {key.namespace for key in self._unplaced()}:
+                await asyncio.sleep(await self.glance(namespace))
+
+    async def glance(self, namespace: str) -> float:
+        """Hurry looks at those that have a node by now; returns for how many seconds to leave the API server alone."""
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        try:
+            starting = await self._starting(namespace)
+        except Exception as error:  # noqa: BLE001 - logged; there is another round
+            return _trouble(namespace, error)
+        for key, look in self._unplaced().items():
+            if key.namespace == namespace and (look.child in starting or self._begun(key, look.child)):
+                self.ask(key, Look(look.child, Haste.SOON))
+        took = clock() - began
+        return min(took / GLANCES_SHARE - took, LONGEST_SECONDS)
+
+    def _unplaced(self) -> dict[Key, Look]:
+        """Those of which a look has shown that they have no node."""
+        asked = (pair for of in self._asked.values() for pair in of.items())
+        later = ((key, look) for key, (_, look) in self._later.items())
+        return {key: look for some in (asked, later) for key, look in some if look.unplaced}
+
+    def _show(self, key: Key, look: Look, evidence: Evidence) -> None:
+        """Have a plan made of what was seen, unless it is what is known."""
+        asked_anew = self.awaits(key) or key in self._later
+        if look.unplaced and evidence.unplaced and not asked_anew:
+            self.ask(key, look, UNPLACED_SECONDS)
+            return
+        self.forget(key)
+        self._found[key] = look.child, replace(evidence, late=True)
+        self._done(key)
 
     def _next(self) -> tuple[str, dict[Key, Look]]:
         """Whom the next list shows: some of one namespace; those in a hurry first, half of it at most.
@@ -128,3 +173,11 @@ class Lookout:
 
 def _has_haste(asked: dict[Key, Look]) -> bool:
     return any(look.haste is Haste.SOON for look in asked.values())
+
+
+def _trouble(namespace: str, error: Exception) -> float:
+    """Log that a list failed; the seconds after which it may be made again."""
+    expected = isinstance(error, ApiError)
+    log.warning("%s: cannot look at gangs: %s", namespace, error, exc_info=None if expected else error)
+    wish = error.retry_after if isinstance(error, ApiError) else None
+    return max(AGAIN_SECONDS, wish or 0.0)

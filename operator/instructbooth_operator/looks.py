@@ -11,7 +11,7 @@ import logging
 from collections import defaultdict
 from dataclasses import dataclass, field
 
-from instructbooth.contract import KIND
+from instructbooth.contract import KIND, Label
 from instructbooth.reconcile.observed import Pod, Warning
 from instructbooth.reconcile.policies.blocked import TELLING
 from instructbooth_operator.api import Api
@@ -21,6 +21,7 @@ from instructbooth_operator.resources import EVENTS, PODS
 log = logging.getLogger(__name__)
 
 JOB_NAME = "batch.kubernetes.io/job-name"
+MANAGED = f"{Label.MANAGED_BY}={Label.MANAGER}"
 COMPANY_SECONDS = 0.05, 1.0  # for which a list waits for others to join it: as long as the last one took, within bounds
 SHARE_OF_TIME = 0.05  # that is spent on lists of events, unless they would be older than
 OLDEST_SECONDS = 60.0
@@ -74,6 +75,14 @@ class Pods:
                     found[pod["metadata"]["labels"][JOB_NAME]].append(Pod.from_object(pod))
                 except (KeyError, TypeError, ValueError) as error:  # whose labels name the child, but it is no child's
                     log.warning("pod %s/%s cannot be read: %r", namespace, pod["metadata"]["name"], error)
+        return found
+
+    async def starting(self, namespace: str) -> set[str]:
+        """Children of which some pod has a node and does not run yet: few, however many there are. Raises ApiError."""
+        found: set[str] = set()
+        query = {"labelSelector": MANAGED, "fieldSelector": "status.phase=Pending,spec.nodeName!="}
+        async for page in self._api.list(PODS, namespace, **query):
+            found.update(pod["metadata"]["labels"].get(JOB_NAME, "") for pod in page["items"])
         return found
 
 

@@ -77,7 +77,7 @@ async def run(settings: Settings, now: Callable[[], datetime] = utc_now) -> None
         if not await under(tenure, resync.prime()):
             return
         log.info("working: %d jobs known, trainer image %s", len(cache.jobs()), settings.trainer.image)
-        lookout = Lookout(observer.evidence_of_all, done=queue.add)
+        lookout = Lookout(observer.evidence_of_all, starting=observer.starting, begun=cache.begun, done=queue.add)
         reconciler = Reconciler(
             queue=queue,
             cache=cache,
@@ -96,6 +96,7 @@ async def run(settings: Settings, now: Callable[[], datetime] = utc_now) -> None
             asyncio.create_task(resync.run(settings.resync_seconds), name="resync"),
             asyncio.create_task(puller.run(), name="progress"),
             asyncio.create_task(lookout.run(), name="lookout"),
+            asyncio.create_task(lookout.glance_for_ever(), name="glances"),
             *(asyncio.create_task(reconciler.work(), name=f"worker-{n}") for n in range(settings.workers)),
         )
 

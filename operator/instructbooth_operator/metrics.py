@@ -25,7 +25,11 @@ RECONCILE_SECONDS = Histogram(
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
 )
 RESTARTS = Counter("instructbooth_stage_restarts_total", "Gang restarts by who is charged.", ["stage", "cause"])
-LOOP_LAG = Gauge("instructbooth_event_loop_lag_seconds", "How late the event loop was at its last heartbeat.")
+LOOP_LAG = Histogram(
+    "instructbooth_event_loop_lag_seconds",
+    "How late the event loop was at its heartbeats, one in five seconds.",
+    buckets=(0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+)
 LOOP_TASKS = Gauge("instructbooth_event_loop_tasks", "Tasks of the event loop; one that never ends would add up.")
 WATCH_LAG = Gauge("instructbooth_watch_lag_seconds", "For how long a change that is known is missing from the watch.")
 REFUSED_NAMESPACES = Gauge("instructbooth_refused_namespaces", "Watched namespaces whose jobs may not be listed.")
@@ -41,7 +45,7 @@ for _stage in STAGES:
 
 def stand_by() -> None:
     """This replica watches and works no more: what it measured then must not look like the present."""
-    for gauge in (LOOP_LAG, LOOP_TASKS, WATCH_LAG, QUEUE, REFUSED_NAMESPACES):
+    for gauge in (LOOP_TASKS, WATCH_LAG, QUEUE, REFUSED_NAMESPACES):
         gauge.set(0)
 
 

@@ -90,6 +90,10 @@ class Observer:
         found = await self._pods.of_all(namespace, children)
         return [await self._explained(namespace, child, found[child]) for child in children]
 
+    async def starting(self, namespace: str) -> set[str]:
+        """Children of which some pod has a node and does not run yet. Raises ApiError."""
+        return await self._pods.starting(namespace)
+
     async def addresses(self, namespace: str, children: list[str]) -> dict[str, str]:
         """Where rank 0 of each of some children is, of those that have an address. Raises ApiError."""
         pods = await self._pods.of_all(namespace, children, f"{COMPLETION_INDEX}=0")

@@ -108,7 +108,7 @@ class Resync:
         while True:
             before = loop.time()
             await asyncio.sleep(HEARTBEAT_SECONDS)
-            LOOP_LAG.set(max(0.0, loop.time() - before - HEARTBEAT_SECONDS))
+            LOOP_LAG.observe(max(0.0, loop.time() - before - HEARTBEAT_SECONDS))
             LOOP_TASKS.set(len(asyncio.all_tasks()))
             WATCH_LAG.set(self._freshness.lag())
             age = loop.time() - last

@@ -28,7 +28,7 @@ def registry_for(
         cache: what is known.
         queue: jobs to work on.
         freshness: is told of what was seen.
-        awaits: whether a job waits to be looked at. Whatever happens to its gang may make that more urgent.
+        awaits: whether a look at a job is due. Whatever happens to its gang may make that more urgent.
     """
     registry = kopf.OperatorRegistry()
 

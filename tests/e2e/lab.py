@@ -11,7 +11,7 @@ import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,19 @@ def connect() -> None:
 def kubectl(*args: str, stdin: str | None = None, check: bool = True, timeout: float = 300) -> str:
     """kubectl with these arguments; its standard output."""
     return run("kubectl", *args, stdin=stdin, check=check, timeout=timeout)
+
+
+@contextmanager
+def following(pods: list[str], *, namespace: str, folder: Path) -> Iterator[list[Path]]:
+    """The logs of pods, in files that grow for as long as the pods run."""
+    logs = [folder / f"{pod}.log" for pod in pods]
+    with ExitStack() as stack:
+        for pod, path in zip(pods, logs, strict=True):
+            file = stack.enter_context(path.open("wb"))
+            process = subprocess.Popen(["kubectl", "logs", "-f", "-n", namespace, pod], stdout=file)
+            stack.callback(process.wait)
+            stack.callback(process.terminate)
+        yield logs
 
 
 def get(kind: str, name: str = "", *, namespace: str, selector: str = "") -> Any:

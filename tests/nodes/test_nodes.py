@@ -13,6 +13,7 @@ from tests.nodes import machines
 EPOCHS = 6
 UNREACHABLE = "node.kubernetes.io/unreachable"
 STALL_SECONDS = 60
+STACKS = "most recent call first"  # how faulthandler begins the stack of each thread
 
 
 def submit(name: str, namespace: str, **changes: Any) -> str:
@@ -43,9 +44,11 @@ def calm(namespace, tmp_path_factory) -> bytes:
 
 def test_a_rank_without_network_stalls_and_the_gang_starts_again(namespace, calm, tmp_path):
     submit("cut", namespace, runPolicy={"stallTimeoutSeconds": STALL_SECONDS})
-    rank1 = in_the_middle("cut", namespace)[1]
-    machines.cut_network(rank1["metadata"]["name"].rsplit("-", 1)[0])
-    reinforce = succeeded("cut", namespace)
+    pods = [pod["metadata"]["name"] for pod in in_the_middle("cut", namespace)]
+    with lab.following(pods, namespace=namespace, folder=tmp_path) as logs:  # they go with their pods
+        machines.cut_network(pods[1].rsplit("-", 1)[0])
+        reinforce = succeeded("cut", namespace)
+    assert all(STACKS in log.read_text() for log in logs), "a rank did not say where it hung"
     print(reinforce["failure"]["reason"], reinforce["failure"]["message"], sep=": ")
     assert (reinforce["attempt"], reinforce["restarts"]) == (2, {"failures": 1, "disruptions": 0})
     assert reinforce["failure"]["reason"] == "Stalled"

@@ -16,8 +16,7 @@ from instructbooth.spec.job import InstructBoothJobSpec
 
 GRACE = timedelta(seconds=10)  # what every pod needs to be scheduled, mounted and started
 FIRST_LOOK_SECONDS = GRACE.total_seconds() + 0.5
-SELDOM_SECONDS = 25.0  # what a kubelet says is in the status within 30 s, however long it took to come
-_OFTEN_SECONDS = 5.0
+_LOOK_AGAIN_SECONDS = (5.0, 25.0)  # what a kubelet says is in the status within 30 s, however long it took to come
 
 _CONFIG_ERRORS = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
 _IMAGE_ERRORS = frozenset(
@@ -58,9 +57,10 @@ def overdue(child: ChildJob, now: datetime) -> bool:
 def look_again_seconds(child: ChildJob, now: datetime) -> float:
     """When to look again at a gang that has not started: soon at first, ever less often."""
     age = elapsed(child.released(now), now).total_seconds()
+    shortest, longest = _LOOK_AGAIN_SECONDS
     if age < GRACE.total_seconds():
         return FIRST_LOOK_SECONDS - age
-    return min(max(age / 4, _OFTEN_SECONDS), SELDOM_SECONDS)
+    return min(max(age / 4, shortest), longest)
 
 
 def blocker(

@@ -25,7 +25,7 @@ def seconds_left(
     least = spec.stage(stage.name).min_nodes
     if least is None or child.parallelism <= least or blocked.refusal(child, evidence) is None:
         return None
-    waited = (now - child.released(now)).total_seconds()
+    waited = max(0.0, (now - child.released(now)).total_seconds())  # a clock may be behind, by hours
     return spec.run_policy.shrink_after_seconds - waited
 
 

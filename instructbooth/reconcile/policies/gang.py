@@ -17,8 +17,6 @@ from instructbooth.reconcile.actions import Action, Apply, DeleteChild, ForgetPo
 from instructbooth.reconcile.children import child_job, snapshot
 from instructbooth.reconcile.names import child_name
 from instructbooth.reconcile.observed import (
-    ASTRAY_AFTER,
-    ChildFailure,
     ChildJob,
     Evidence,
     Observed,
@@ -26,10 +24,10 @@ from instructbooth.reconcile.observed import (
     elapsed,
     format_time,
 )
-from instructbooth.reconcile.pod import GRACE_SECONDS, TrainerDefaults
-from instructbooth.reconcile.policies import blocked, elastic, queued, retry, room, stall, visible
+from instructbooth.reconcile.pod import TrainerDefaults
+from instructbooth.reconcile.policies import blocked, elastic, node_loss, queued, retry, room, stall, suspend, visible
 from instructbooth.reconcile.policies.retry import Cause, Diagnosis
-from instructbooth.spec.job import ResolvedJob
+from instructbooth.spec.job import ResolvedJob, RunPolicy
 from instructbooth.spec.status import Failure, StageState, StageStatus
 
 REJECTED_AGAIN_SECONDS = 30.0
@@ -45,6 +43,11 @@ class Scene:
     observed: Observed
     inputs: Mapping[Stage, int]
     defaults: TrainerDefaults
+
+    @property
+    def policy(self) -> RunPolicy:
+        """What the user may change at any time."""
+        return self.job.spec.run_policy
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,7 @@ def _next(scene: Scene, stage: StageStatus, child: ChildJob | None) -> Step:
         if retry.undecided(evidence) and scene.observed.now - child.failure.time < UNDECIDED_FOR:
             return Step(stage, requeue_after=GOING_SECONDS, queued=_queued(scene, stage, child))
         diagnosis = retry.diagnose(stage.attempt, child.failure, evidence)
-        if _stopped_as_asked(stage, child, diagnosis, evidence):
+        if suspend.ended_as_asked(stage, child, diagnosis, evidence):
             return Step(_restarting(scene, stage), requeue_after=0.0, queued=_queued(scene, stage, child))
         return _end(scene, stage, diagnosis)
     if child.deleting:
@@ -119,56 +122,12 @@ def _next(scene: Scene, stage: StageStatus, child: ChildJob | None) -> Step:
     return _watch(scene, stage, child, evidence)
 
 
-def _stopped_as_asked(stage: StageStatus, child: ChildJob, diagnosis: Diagnosis, evidence: Evidence) -> bool:
-    """Whether the gang only did what suspending asks for, be it the user's or Kueue's. Nobody is charged for that.
-
-    The Job controller may see the pods' exit code before they are gone, and gives a suspended child up for it: the
-    resume is then a new attempt. Pods that ended after they were asked to go ended for that, some with a checkpoint,
-    some for want of their peers; and those that are gone were asked to go too.
-    """
-    asked_first = all(
-        pod.deletion_asked is not None and (pod.exit is None or pod.exit.time >= pod.deletion_asked)
-        for pod in evidence.pods
-        if pod.ended
-    )
-    blameless = diagnosis.cause is Cause.FAILURE and asked_first
-    stopped = child.suspended or _let_go_again(stage, child, evidence)
-    return stopped and (blameless or diagnosis.cause is Cause.DISRUPTION)
-
-
-def _let_go_again(stage: StageStatus, child: ChildJob, evidence: Evidence) -> bool:
-    """Whether Kueue stopped this attempt, let it go while its former pods still saved, and its gang is not whole yet.
-
-    A stage that Kueue lets go for the first time waits for its whole gang too. But it has made no progress, and none of
-    its pods was asked to go before it began. What befalls those is charged: else they would begin anew for ever.
-    """
-    if stage.state is not StageState.WAITING:
-        return False
-    asked = [pod.deletion_asked for pod in evidence.pods if pod.deletion_asked is not None]
-    former = child.started is not None and any(time <= child.started for time in asked)
-    return former or stage.progress is not None
-
-
 def _queued(scene: Scene, stage: StageStatus, child: ChildJob | None = None) -> Waiting | None:
     """Why the stage waits for Kueue, in our words; None where it does not."""
-    queue = scene.job.spec.run_policy.queue_name
+    queue = scene.policy.queue_name
     if child is None:
         return None if queue is None else queued.by_default(queue)
-    return queued.by_default(child.queue or queue) if _stopped_by_another(scene, stage, child) else None
-
-
-def _in_queue(scene: Scene, child: ChildJob) -> bool:
-    """Whether `suspend` of the child is Kueue's. Its webhook may have put the child into a queue of its own accord."""
-    return (child.queue or scene.job.spec.run_policy.queue_name) is not None
-
-
-def _stopped_by_another(scene: Scene, stage: StageStatus, child: ChildJob) -> bool:
-    """Whether the child was suspended by somebody else than the operator.
-
-    The label says so, written together with `suspend`; operators before it only noted it in the status.
-    """
-    ours = child.suspended_by_operator or stage.state is StageState.SUSPENDED
-    return child.suspended and (_in_queue(scene, child) or not ours)
+    return queued.by_default(child.queue or queue) if suspend.by_another(scene.policy, stage, child) else None
 
 
 def _adopt(stage: StageStatus, child: ChildJob) -> StageStatus:
@@ -185,7 +144,7 @@ def _adopt(stage: StageStatus, child: ChildJob) -> StageStatus:
 
 
 def _launch(scene: Scene, stage: StageStatus, attempt: int) -> Step:
-    if scene.job.spec.run_policy.suspend:
+    if scene.policy.suspend:
         return Step(stage)
     if rejection := scene.observed.rejection:
         if not rejection.final:
@@ -216,16 +175,16 @@ def _launch(scene: Scene, stage: StageStatus, attempt: int) -> Step:
 
 def _watch(scene: Scene, stage: StageStatus, child: ChildJob, evidence: Evidence | None) -> Step:
     """A live child: suspend or resume it, see whether its pods start, copy what rank 0 says."""
-    policy, now = scene.job.spec.run_policy, scene.observed.now
-    if policy.suspend and _in_queue(scene, child):
+    policy, now = scene.policy, scene.observed.now
+    if policy.suspend and suspend.in_queue(scene.policy, child):
         # Kueue owns the child's suspend field and would set it back: let the gang go, and start anew on resume.
         return Step(_restarting(scene, stage), requeue_after=0.0)
-    if policy.suspend and _stopped_by_another(scene, stage, child):
+    if policy.suspend and suspend.by_another(scene.policy, stage, child):
         return Step(stage)  # it is theirs after the resume, too
     if policy.suspend:
         actions = () if child.suspended else (SetSuspend(child.name, True),)
         return Step(_changed(stage, state=StageState.SUSPENDED), actions)
-    if _stopped_by_another(scene, stage, child):
+    if suspend.by_another(scene.policy, stage, child):
         return _wait_for_kueue(scene, stage, child)
     if child.suspended:
         return Step(_changed(stage, state=StageState.RUNNING), (SetSuspend(child.name, False),))
@@ -236,13 +195,12 @@ def _watch(scene: Scene, stage: StageStatus, child: ChildJob, evidence: Evidence
             return Step(stage, look_at=Look(child.name, _haste(stage, child)))
         shrinks_in = elastic.seconds_left(scene.job.spec, stage, child, evidence, now)
         ends_in = room.seconds_left(scene.job, child, evidence, now) if shrinks_in is None else shrinks_in
-        no_room, astray = ends_in is not None and ends_in <= 0, any(pod.astray(now) for pod in evidence.pods)
+        no_room, astray = ends_in is not None and ends_in <= 0, node_loss.holds_up(evidence, now)
         lame = room.never_started(child, evidence, now)
         if evidence.late and (no_room or astray or lame):
             return Step(stage, look_at=Look(child.name))  # no gang is ended for what may be over by now
         if astray:
-            lost = ChildFailure(retry.NODE_LOST, "a pod does not end", now)
-            return _end(scene, stage, retry.diagnose(stage.attempt, lost, evidence))
+            return _end(scene, stage, node_loss.diagnosis(stage.attempt, evidence, now))
         if lame:
             return _end(scene, stage, lame)
         if no_room:
@@ -274,7 +232,7 @@ def _without_room(scene: Scene, stage: StageStatus, child: ChildJob, evidence: E
         given_way = room.failure(scene.job, child, evidence, scene.observed.now)
         return Step(_restarting(scene, stage, given_way), requeue_after=0.0)
     nodes = elastic.smaller(scene.job.spec.stage(stage.name), child, evidence)
-    failure = elastic.failure(stage, nodes, child, evidence, scene.job.spec.run_policy)
+    failure = elastic.failure(stage, nodes, child, evidence, scene.policy)
     return Step(_restarting(scene, stage, failure, nodes=nodes), requeue_after=0.0)
 
 
@@ -287,7 +245,7 @@ def _haste(stage: StageStatus, child: ChildJob) -> Haste:
 def _wait_for_kueue(scene: Scene, stage: StageStatus, child: ChildJob) -> Step:
     """Nothing is to be done. What Kueue says is shown; while nothing is known, what it said last stays."""
     said = scene.observed.waiting.get(child.name)
-    asks = _in_queue(scene, child) and child.name not in scene.observed.waiting
+    asks = suspend.in_queue(scene.policy, child) and child.name not in scene.observed.waiting
     return Step(
         _changed(stage, state=StageState.WAITING),
         queued=said or _queued(scene, stage, child),
@@ -313,7 +271,7 @@ def _succeed(scene: Scene, stage: StageStatus, evidence: Evidence) -> StageStatu
 def _end(scene: Scene, stage: StageStatus, diagnosis: Diagnosis) -> Step:
     """An attempt ended badly: charge it, then restart or give up. Nothing is deleted before this is written."""
     restarts = retry.charge(stage.restarts, diagnosis.cause)
-    refusal = retry.refusal(stage.name, restarts, diagnosis, scene.job.spec.run_policy)
+    refusal = retry.refusal(stage.name, restarts, diagnosis, scene.policy)
     if refusal is not None:
         return _give_up(scene, stage, diagnosis.failure, refusal)
     assert diagnosis.cause is not Cause.USER_ERROR
@@ -333,12 +291,12 @@ def _restart(scene: Scene, stage: StageStatus, child: ChildJob | None) -> Step:
     blocker = room.blocker(failure)
     if child is None:
         pause = room.pause_left(scene.job, stage, failure, now)
-        if pause > 0 and not scene.job.spec.run_policy.suspend:
+        if pause > 0 and not scene.policy.suspend:
             return Step(stage, requeue_after=pause, blocker=blocker)
         return _launch(scene, stage, stage.attempt + 1)
     if child.deleting:
         return replace(_clear_away(scene, stage, child), blocker=blocker)
-    if _stopped_by_another(scene, stage, child) and not _in_queue(scene, child):
+    if suspend.by_another(scene.policy, stage, child) and not suspend.in_queue(scene.policy, child):
         # Nobody would stop the next attempt, and whoever stopped this one wants it stopped.
         return Step(stage, requeue_after=queued.look_again_seconds(child, now))
     if child.failure is not None:
@@ -359,11 +317,9 @@ def _clear_away(scene: Scene, stage: StageStatus, child: ChildJob) -> Step:
     What still runs there can only write where nobody looks any more (docs/decisions/0006-fencing.md).
     """
     now = scene.observed.now
-    due = (child.deleted or now) + timedelta(seconds=GRACE_SECONDS) + ASTRAY_AFTER
-    failure = _own_failure(stage)
-    known = failure is not None and failure.reason == retry.NODE_LOST
-    if now < due and not known:
-        return Step(stage, requeue_after=(due - now).total_seconds())
+    wait = node_loss.seconds_to_look(child, _own_failure(stage), now)
+    if wait > 0:
+        return Step(stage, requeue_after=wait)
     evidence = scene.observed.evidence.get(child.name)
     if evidence is None:
         return Step(stage, look_at=Look(child.name))

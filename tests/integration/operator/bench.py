@@ -150,6 +150,13 @@ class Bench:
     def job(self, name: str = "mascot") -> JsonObject:
         return self.plane.request("GET", f"{self._ibj}/{name}")
 
+    def gone(self, name: str = "mascot") -> bool:
+        try:
+            self.job(name)
+        except Refused as refused:
+            return refused.code == 404
+        return False
+
     def status(self, name: str = "mascot") -> InstructBoothJobStatus:
         return InstructBoothJobStatus.from_object(self.job(name))
 

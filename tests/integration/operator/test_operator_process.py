@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from instructbooth.contract import REWARD_METRIC, ExitCode, Outcome, Stage
+from instructbooth.reconcile.observed import parse_time
+from instructbooth.reconcile.plan import PHASES
 from instructbooth.spec.status import Phase, Progress, StageState
 from tests.integration.operator.bench import START_SECONDS, Bench, Operator, Rank0, pause
 from tests.unit.reconcile.world import success
@@ -102,14 +105,15 @@ def test_the_operator_killed_between_creation_and_status(bench: Bench, operator:
 
 def test_a_rank_that_dies_restarts_the_gang_once(bench: Bench, operator: Operator) -> None:
     reach_reinforce(bench)
-    bench.end(R1, 137, "the last line of the log", rank=1, count=2)
+    lines = [f"line {number} of the log" for number in range(30)]
+    bench.end(R1, 137, "\n".join(lines), rank=1, count=2)
     bench.run(R2, 2)
     assert R1 not in bench.children()
     stage = bench.status().stages[1]
     assert (stage.attempt, stage.restarts.failures, stage.restarts.disruptions) == (2, 1, 0)
     assert stage.failure is not None
     assert (stage.failure.rank, stage.failure.exit_code) == (1, 137)
-    assert stage.failure.log == ["the last line of the log"]
+    assert stage.failure.log == lines[-20:]
     bench.end(R2, 0, success(Stage.REINFORCE), count=2)
     succeed(bench, Stage.EVALUATE)
     bench.wait_true("Succeeded")
@@ -143,7 +147,7 @@ def test_a_missing_secret_blocks_until_it_comes(bench: Bench, operator: Operator
     bench.submit()
     bench.wait_pods(P1, 1)
     bench.wait_for_pod(P1, "CreateContainerConfigError", 'secret "minio-credentials" not found')
-    blocked = bench.wait_true("Blocked")
+    blocked = bench.wait_true("Blocked", seconds=30)
     assert blocked.reason == "CreateContainerConfigError"
     assert "create the Secret minio-credentials" in blocked.message
     succeed(bench, Stage.PERSONALIZE)
@@ -160,21 +164,27 @@ def test_deleting_the_job_removes_every_child(bench: Bench, operator: Operator) 
     bench.wait_pods(P1, 1)
 
 
-def test_suspend_keeps_the_child_and_resume_goes_on_with_it(bench: Bench, operator: Operator) -> None:
-    reach_reinforce(bench)
-    before = bench.children()[R1]["metadata"]["uid"]
+@pytest.mark.parametrize("stage", list(Stage))
+def test_suspend_keeps_the_child_and_resume_goes_on_with_it(bench: Bench, operator: Operator, stage: Stage) -> None:
+    bench.submit()
+    number = list(Stage).index(stage)
+    for earlier in list(Stage)[:number]:
+        succeed(bench, earlier)
+    child = f"mascot-{stage.value}-1"
+    bench.run(child, NODES[stage])
+    before = bench.children()[child]["metadata"]["uid"]
     bench.edit({"spec": {"runPolicy": {"suspend": True}}})
-    bench.plane.wait("the pods to go", lambda: not bench.pods(R1))
+    bench.plane.wait("the pods to go", lambda: not bench.pods(child))
     bench.plane.wait("Suspended", lambda: bench.status().phase is Phase.SUSPENDED)
     status = bench.status()
     assert status.active_since is None
-    assert status.stages[1].state is StageState.SUSPENDED
+    assert status.stages[number].state is StageState.SUSPENDED
     bench.edit({"spec": {"runPolicy": {"suspend": False}}})
-    bench.run(R1, 2)
-    assert bench.children()[R1]["metadata"]["uid"] == before
-    bench.plane.wait("Reinforcing", lambda: bench.status().phase is Phase.REINFORCING)
-    stage = bench.status().stages[1]
-    assert (stage.attempt, stage.restarts.disruptions, stage.restarts.failures) == (1, 0, 0)
+    bench.run(child, NODES[stage])
+    assert bench.children()[child]["metadata"]["uid"] == before
+    bench.plane.wait("it to go on", lambda: bench.status().phase is PHASES[stage])
+    resumed = bench.status().stages[number]
+    assert (resumed.attempt, resumed.restarts.disruptions, resumed.restarts.failures) == (1, 0, 0)
 
 
 def test_past_its_deadline_the_gang_ends(bench: Bench, operator: Operator) -> None:
@@ -189,6 +199,12 @@ def test_a_finished_job_goes_when_its_time_has_come(bench: Bench, operator: Oper
     bench.run(P1, 1)
     bench.end(P1, ExitCode.USER_ERROR, Outcome("Nothing"))
     bench.wait_true("Failed")
+    finished = parse_time(bench.status().completion_time)
+    assert finished is not None
+    while (datetime.now(UTC) - finished).total_seconds() < 7.5:
+        assert bench.status().completion_time is not None, "it went too soon"
+        pause(0.2)
+    bench.plane.wait("the job to go", bench.gone, 10)
     bench.plane.wait("everything to go", lambda: bench.everything() == [], 30)
 
 

@@ -127,6 +127,7 @@ def result(name, stages, seconds):
         own_cpu=3.0,
         memory=100.0,
         reconcile=(0.01, 0.1),
+        loop_lag=(0.002, 0.3),
         probe=(0.001, 0.01),
         plane_cpu={"kube-apiserver": 6.0, "etcd": 1.0},
         requests={"create jobs": 300, "create events": 600} if name == "ours" else {"update trainjobs/status": 100},

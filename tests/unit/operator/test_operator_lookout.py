@@ -27,13 +27,27 @@ class Rig:
         self.done: list[Key] = []
         self.trouble: Callable[[], None] = lambda: None
         self.seconds = 0.0
-        self.lookout = Lookout(self._evidence, self.done.append)
+        self.starting: set[str] = set()
+        self.begun: set[str] = set()
+        self.glances: list[str] = []
+        self.lookout = Lookout(
+            self._evidence,
+            starting=self._starting,
+            begun=lambda key, child: child in self.begun,
+            done=self.done.append,
+        )
 
     async def _evidence(self, namespace: str, children: list[str]) -> list[Evidence]:
         self.lists.append((namespace, children))
         await asyncio.sleep(self.seconds)
         self.trouble()
         return [Evidence((replace(self.pod, name=f"{child}-pod"),)) for child in children]
+
+    async def _starting(self, namespace: str) -> set[str]:
+        self.glances.append(namespace)
+        await asyncio.sleep(self.seconds)
+        self.trouble()
+        return self.starting
 
     def ask(
         self,
@@ -233,7 +247,7 @@ def test_a_look_may_be_asked_for_in_advance(rig: Rig) -> None:
 def test_a_gang_that_still_finds_no_node_needs_no_plan(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, known: bool, pod: Pod, planned: bool
 ) -> None:
-    monkeypatch.setattr(module, "SELDOM_SECONDS", 0.05)
+    monkeypatch.setattr(module, "UNPLACED_SECONDS", 0.05)
     rig.pod = pod
     key = Key("lab", "a")
 
@@ -247,9 +261,88 @@ def test_a_gang_that_still_finds_no_node_needs_no_plan(
     asyncio.run(scenario())
 
 
-def test_a_plan_that_asked_while_a_list_was_under_way_is_made(rig: Rig) -> None:
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_plan_that_asked_while_a_list_was_under_way_is_made(rig: Rig, fails: bool) -> None:
+    def meanwhile() -> None:
+        rig.ask("a")
+        rig.trouble = lambda: None
+        if fails:
+            raise ApiError(503, "ServiceUnavailable", "not now")
+
     rig.pod = UNPLACED
     rig.ask("a", unplaced=True)
-    rig.trouble = lambda: rig.ask("a")
-    rig.look()
+    rig.trouble = meanwhile
+    while rig.look():
+        pass
     assert rig.done == [Key("lab", "a")]
+    assert len(rig.lists) == 1 + fails
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_of_a_job_that_goes_while_a_list_is_under_way_nothing_is_left(rig: Rig, fails: bool) -> None:
+    def meanwhile() -> None:
+        rig.lookout.forget(Key("lab", "a"))
+        if fails:
+            raise ApiError(503, "ServiceUnavailable", "not now")
+
+    rig.pod = UNPLACED
+    rig.ask("a", unplaced=True)
+    rig.trouble = meanwhile
+    rig.look()
+    assert rig.look() == 0.0, "nobody asked"
+    assert (rig.done, rig.lookout._later, len(rig.lists)) == ([], {}, 1)
+
+
+def test_who_has_found_a_node_is_looked_at_before_those_that_have_none(rig: Rig) -> None:
+    async def scenario() -> None:
+        rig.ask(*names(BATCH), unplaced=True)
+        rig.ask("pulling", "ready", "still none", unplaced=True, after=60.0)
+        rig.ask("known to have one", after=60.0)
+        rig.ask("elsewhere", namespace="other", unplaced=True, after=60.0)
+        rig.starting = {"pulling-1", "known to have one-1", "elsewhere-1", "job-007-1"}
+        rig.begun = {"ready-1"}
+        await rig.lookout.glance("lab")
+        assert rig.glances == ["lab"]
+        await rig.lookout.look()
+        first = [child for _, children in rig.lists for child in children]
+        assert sorted(first[:3]) == ["job-007-1", "pulling-1", "ready-1"]
+        assert len(first) == BATCH
+        assert not any(rig.lookout.awaits(Key("lab", name)) for name in ("still none", "known to have one"))
+        assert not rig.lookout.awaits(Key("other", "elsewhere"))
+
+    asyncio.run(scenario())
+
+
+def test_glances_are_made_where_somebody_has_no_node_and_in_spite_of_errors(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "GLANCE_SECONDS", 0.01)
+    monkeypatch.setattr(module, "AGAIN_SECONDS", 0.01)
+
+    def trouble() -> None:
+        raise ValueError("a bug")
+
+    async def scenario() -> None:
+        rig.ask("a", namespace="placed")
+        rig.ask("a", unplaced=True, after=60.0)
+        rig.starting = {"a-1"}
+        rig.trouble = trouble
+        running = asyncio.create_task(rig.lookout.glance_for_ever())
+        while len(rig.glances) < 2:
+            await asyncio.sleep(0.001)
+        assert not rig.lookout.awaits(Key("lab", "a"))
+        rig.trouble = lambda: None
+        while not rig.lookout.awaits(Key("lab", "a")):
+            await asyncio.sleep(0.001)
+        before = len(rig.glances)
+        await asyncio.sleep(0.1)
+        running.cancel()
+        assert len(rig.glances) <= before + 1, "it is looked at now, so that nobody waits for a glance"
+        assert set(rig.glances) == {"lab"}
+
+    asyncio.run(asyncio.wait_for(scenario(), 30))
+
+
+def test_glances_take_a_twentieth_of_the_time(rig: Rig) -> None:
+    rig.seconds = 0.1
+    assert asyncio.run(rig.lookout.glance("lab")) == pytest.approx(0.1 * 19, rel=0.3)

@@ -46,6 +46,29 @@ def test_a_pod_that_is_no_child_s_disturbs_nobody() -> None:
     assert [obj.name for obj in found["a"]] == ["a-0"]
 
 
+def test_those_that_start_are_found_by_one_list() -> None:
+    api = FakeApi()
+    api.put(PODS, pod("a"))
+    stray = pod("b")
+    stray["metadata"] |= {"name": "stray", "labels": {}}
+    api.put(PODS, stray)
+    asked: list[dict[str, str]] = []
+    whole = api.list
+
+    def listed(resource: Any, namespace: str | None, **query: str) -> Any:
+        asked.append(query)
+        return whole(resource, namespace, **query)
+
+    api.list = listed  # type: ignore[method-assign]
+    assert "a" in asyncio.run(Pods(api).starting("lab"))  # type: ignore[arg-type]
+    assert asked == [
+        {
+            "labelSelector": "app.kubernetes.io/managed-by=instructbooth-operator",
+            "fieldSelector": "status.phase=Pending,spec.nodeName!=",
+        }
+    ]
+
+
 def test_who_asks_while_a_list_is_under_way_is_not_told_of_the_past() -> None:
     api = FakeApi()
 

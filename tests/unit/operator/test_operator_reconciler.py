@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from instructbooth.contract import CONTAINER
+from instructbooth.reconcile.actions import Look
 from instructbooth.reconcile.observed import COMPLETION_INDEX
 from instructbooth_operator import resync as resyncs
 from instructbooth_operator.cache import Cache, Key, job_key
@@ -44,7 +45,9 @@ class Rig:
 
     def restart(self, reads_workloads: bool = True) -> None:
         observer = Observer(self.api, self.cache, lambda: START, reads_workloads)  # type: ignore[arg-type]
-        self.lookout = Lookout(observer.evidence_of_all, done=self.queue.add)
+        self.lookout = Lookout(
+            observer.evidence_of_all, starting=observer.starting, begun=self.cache.begun, done=self.queue.add
+        )
         self.reconciler = Reconciler(
             queue=self.queue,
             cache=self.cache,
@@ -491,6 +494,31 @@ def test_a_gang_that_waits_is_looked_at_when_its_turn_comes(rig: Rig) -> None:
         assert "0/3 nodes are available" in rig.status()["conditions"][-1]["message"]
         assert await rig.lookout.look() == 0.0, "it asked once"
         assert rig.api.count("list", "pods") == 1
+
+    rig.run(scenario())
+
+
+def test_a_gang_that_finds_no_node_costs_no_pass_until_it_does(rig: Rig) -> None:
+    _waiting(rig, node="")
+    _pod(rig, "Pending", node="", why="0/3 nodes are available")
+
+    async def scenario() -> None:
+        await rig.reconciler.reconcile(KEY)
+        await rig.lookout.look()
+        await rig.queue.get()
+        await rig.reconciler.reconcile(KEY)
+        rig.queue.done(KEY)
+        before = list(rig.api.requests)
+        rig.lookout.ask(KEY, Look(P1, unplaced=True))  # its time has come
+        await rig.lookout.look()
+        assert len(rig.queue) == 0
+        assert rig.api.requests[len(before) :] == [("list", "pods", "")]
+        _pod(rig, "Pending", node="gpu-1")
+        await rig.lookout.glance("lab")
+        await rig.lookout.look()
+        assert await rig.queue.get() == KEY
+        await rig.reconciler.reconcile(KEY)
+        assert rig.status()["conditions"][-1]["status"] == "False", "it is blocked no more"
 
     rig.run(scenario())
 

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from instructbooth.contract import REWARD_METRIC, ExitCode, Stage
-from instructbooth.reconcile.actions import DeleteChild, DeleteSelf
+from instructbooth.reconcile.actions import DeleteChild
 from instructbooth.reconcile.conditions import find
 from instructbooth.reconcile.observed import Rejection
 from instructbooth.spec.status import Phase, Progress, StageState
@@ -225,13 +225,3 @@ def test_a_spec_that_cannot_be_run_fails_with_its_path(template: dict[str, objec
     assert said in failed.message
     assert world.launched == []
     assert world.status.phase is Phase.FAILED
-
-
-def test_the_job_that_has_had_its_time_is_deleted() -> None:
-    world = World(job_object(runPolicy={"ttlSecondsAfterFinished": 60}))
-    through(world, P1, R1, E1)
-    assert world.plan().requeue_after == 60
-    world.wait(59)
-    assert world.plan().actions == ()
-    world.wait(1)
-    assert world.plan().actions == (DeleteSelf(),)

@@ -8,6 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from instructbooth.contract import STAGES, ExitCode, Stage
+from instructbooth.reconcile.actions import Plan
+from instructbooth.reconcile.observed import Evidence, Pod
 from instructbooth.reconcile.patch import merge_patch
 from instructbooth.reconcile.plan import is_finished
 from instructbooth.spec.status import StageState
@@ -30,6 +32,7 @@ MOVES = (
     "late",
     "clock-forward",
     "clock-back",
+    "no-room",
 )
 # (what happens, after how many writes the next reconcile is cut off by a kill; None: it is not)
 histories = st.lists(st.tuples(st.sampled_from(MOVES), st.none() | st.integers(0, 4)), max_size=40)
@@ -67,6 +70,10 @@ def move(world: World, name: str, kill_after: int | None, earlier: World | None 
                 world.change(child.name, suspended=False)
         case "preempt", str(child):
             world.change(child, suspended=True, started=None, active=0, ready=0)
+        case "no-room", str(child):
+            gang = world.children[child].parallelism
+            there = tuple(Pod(f"p{rank}", rank, unschedulable="no node is free", gang=gang) for rank in range(gang))
+            world.evidence[child] = Evidence(there)
         case "run", str(child):
             world.run(child)
         case "complete", str(child):
@@ -124,11 +131,20 @@ def test_whatever_happens(history: list[tuple[str, int | None]], policy: dict[st
         assert first == second, "the same question had two answers"
         assert first == shuffled(world).plan(), "the order in which children were seen made a difference"
         assert first.requeue_after is None or first.requeue_after >= 0
+        assert goes_on(world, first), "nobody would look at that gang again"
     world.settle()  # fails unless the plan comes to rest
     resting = world.plan()
     assert resting.actions == () or world.gone
     assert resting.events == ()
     assert merge_patch(world.job["status"], resting.status.to_wire()) == {}
+
+
+def goes_on(world: World, made: Plan) -> bool:
+    """Whether a gang that has not begun is looked at again though nothing more may happen."""
+    waiting = any(not child.suspended and not child.ready + child.succeeded for child in world.live)
+    again = made.requeue_after is not None or made.look_again is not None
+    over = world.gone or is_finished(made.status) or world.job["spec"]["runPolicy"].get("suspend", False)
+    return not waiting or again or over or bool(made.actions)
 
 
 def shuffled(world: World) -> World:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from instructbooth.reconcile.observed import ChildJob, Evidence, Pod, Warning
 from instructbooth.reconcile.policies.blocked import blocker, look_again_seconds, overdue
 from instructbooth.spec.job import ResolvedJob
 from instructbooth.spec.status import Progress
-from tests.unit.reconcile.world import START, World, job_object
+from tests.unit.reconcile.world import START, World, job_object, reason, started
 
 HUB = {"repo": "a/b", "revision": "0" * 40, "tokenSecretRef": {"name": "hub", "key": "token"}}
 REWARDS = [{"name": "clip-score"}, {"name": "image-reward", "model": {"hub": HUB}}]
@@ -223,6 +224,40 @@ def test_to_wait_for_room_is_a_condition_and_no_event() -> None:
     assert [event.reason for event in world.events] == ["StageStarted"]
 
 
+NO_ROOM = Pod("p0", 0, unschedulable="0/2 nodes are available")
+
+
+@pytest.mark.parametrize(
+    ("policy", "pods", "unplaced", "again"),
+    [
+        pytest.param({}, (NO_ROOM, NO_ROOM), True, None, id="no room for any pod"),
+        pytest.param({"activeDeadlineSeconds": 130}, (NO_ROOM, NO_ROOM), True, 30, id="and not for ever"),
+        pytest.param({"placementTimeoutSeconds": 0}, (NO_ROOM, Pod("p1", 1, "Running")), False, None, id="for one pod"),
+        pytest.param({}, (Pod("p0", 0, waiting_reason="ErrImagePull"),), False, None, id="another reason"),
+    ],
+)
+def test_a_gang_that_does_not_start_is_looked_at_again_without_a_plan(
+    policy: dict[str, Any], pods: tuple[Pod, ...], unplaced: bool, again: float | None
+) -> None:
+    world = World(job_object(runPolicy=policy))
+    world.settle()
+    world.evidence[P1] = Evidence(pods)
+    world.wait(100)
+    made = world.plan()
+    assert made.look_again == (25.0, Look(P1, Haste.IN_TURN, unplaced))
+    assert made.requeue_after == again
+
+
+def test_a_gang_that_may_shrink_is_planned_when_it_is_time() -> None:
+    world = World(job_object(personalization={"nodes": 2, "minNodes": 1}, runPolicy={"shrinkAfterSeconds": 300}))
+    world.settle()
+    world.evidence[P1] = Evidence((NO_ROOM, NO_ROOM))
+    world.wait(100)
+    made = world.plan()
+    assert made.look_again == (25.0, Look(P1, Haste.IN_TURN, True))
+    assert made.requeue_after == 200
+
+
 def test_the_scheduler_s_changing_words_are_not_written_again_and_again() -> None:
     world = World()
     world.settle()
@@ -247,3 +282,13 @@ def test_what_a_quota_says_anew_for_each_pod_it_refuses_is_written_once() -> Non
     condition = find(world.status.conditions, "Blocked")
     assert condition is not None
     assert (condition.reason, "x7f2p" in condition.message) == ("PodsNotCreated", True)
+
+
+def test_a_clock_that_was_set_back_hides_no_blocked_pod() -> None:
+    world = started()
+    world.evidence[P1] = Evidence((Pod("p0", 0, waiting_reason="ImagePullBackOff", waiting_message="no such image"),))
+    world.wait(-3600)
+    made = world.reconcile()
+    assert reason(world, "Blocked") == "ImagePullFailed"
+    assert made.look_again is not None
+    assert made.look_again[0] <= 60

@@ -10,9 +10,10 @@ import pytest
 
 from instructbooth.contract import PEER_LOST, ExitCode, Stage
 from instructbooth.reconcile.actions import DeleteChild, ForgetPod
-from instructbooth.reconcile.observed import ChildFailure, Evidence, Exit, Pod
+from instructbooth.reconcile.observed import ChildFailure, ChildJob, Evidence, Exit, Pod
+from instructbooth.reconcile.policies.node_loss import holds_up, seconds_to_look
 from instructbooth.reconcile.policies.retry import Cause, diagnose, undecided
-from instructbooth.spec.status import Restarts, StageState
+from instructbooth.spec.status import Failure, Restarts, StageState
 from tests.unit.reconcile.test_plan import P1, R1, R2, through
 from tests.unit.reconcile.world import START, World, job_object
 
@@ -108,6 +109,54 @@ def test_who_is_charged(pods: list[Pod], cause: Cause, rank: int, reason: str) -
 )
 def test_victims_alone_leave_the_question_open(pods: list[Pod], open_question: bool) -> None:
     assert undecided(Evidence(tuple(pods))) is open_question
+
+
+@pytest.mark.parametrize(
+    ("age", "reason", "seconds"),
+    [
+        pytest.param(10, "Error", 80, id="its grace and the kubelet's time to say so"),
+        pytest.param(80, "Error", 10, id="nearly"),
+        pytest.param(90, "Error", 0, id="now"),
+        pytest.param(1000, None, 0, id="long ago"),
+        pytest.param(None, None, 90, id="it is not known since when"),
+        pytest.param(10, "NodeLost", 0, id="nobody waits for a lost node's kubelet"),
+    ],
+)
+def test_when_to_look_for_pods_that_are_astray(age: float | None, reason: str | None, seconds: float) -> None:
+    child = ChildJob(R1, Stage.REINFORCE, 1, 2, START, deleting=True, deleted=None if age is None else after(-age))
+    failure = None if reason is None else Failure(attempt=1, reason=reason, message="")
+    assert seconds_to_look(child, failure, START) == seconds
+
+
+@pytest.mark.parametrize(
+    ("due", "phase", "code", "held_up"),
+    [
+        pytest.param(-30, "Running", None, True, id="nobody says that it is gone"),
+        pytest.param(-29, "Running", None, False, id="its kubelet may still say so"),
+        pytest.param(None, "Running", None, False, id="nobody wants it gone"),
+        pytest.param(-900, "Succeeded", 0, False, id="it has succeeded and was collected"),
+        pytest.param(-900, "Failed", 1, False, id="it has failed"),
+        pytest.param(-900, "Running", 0, False, id="its container has ended"),
+    ],
+)
+def test_which_pods_hold_a_gang_up(due: float | None, phase: str, code: int | None, held_up: bool) -> None:
+    exit = None if code is None else Exit(code, "", "", START)
+    pod = Pod("p1", 1, phase, exit=exit, deletion_due=None if due is None else after(due))
+    assert holds_up(Evidence((Pod("p0", 0, "Running"), pod)), START) is held_up
+
+
+def test_a_gang_whose_finished_pods_are_collected_before_they_are_counted_goes_on(world: World) -> None:
+    """The pod garbage collector does not wait for a Job controller that is busy."""
+    done = Pod("p0", 0, "Succeeded", exit=Exit(0, "Completed", "", world.now), deletion_due=world.now)
+    world.change(R1, ready=0)
+    world.evidence[R1] = Evidence((done, replace(done, name="p1", rank=1)))
+    world.wait(600)
+    world.settle()
+    stage = world.stage(Stage.REINFORCE)
+    assert (stage.state, stage.restarts) == (StageState.RUNNING, Restarts())
+    world.complete(R1)
+    world.settle()
+    assert world.stage(Stage.REINFORCE).state is StageState.SUCCEEDED
 
 
 @pytest.fixture

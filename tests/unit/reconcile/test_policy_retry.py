@@ -8,11 +8,14 @@ from datetime import timedelta
 import pytest
 
 from instructbooth.contract import Stage
+from instructbooth.reconcile.actions import DeleteChild
 from instructbooth.reconcile.observed import ChildFailure, Evidence, Exit, Pod
 from instructbooth.reconcile.policies.retry import Cause, Diagnosis, backoff, charge, diagnose, refusal
 from instructbooth.spec.job import RunPolicy
 from instructbooth.spec.status import Failure, Restarts
-from tests.unit.reconcile.world import START
+from tests.unit.reconcile.world import START, started
+
+P1, P2 = "mascot-personalize-1", "mascot-personalize-2"
 
 LATER = START + timedelta(seconds=5)
 OUTCOME = '{"reason": "BucketNotFound", "message": "no bucket runs; create it"}'
@@ -181,3 +184,30 @@ def test_each_cause_is_charged_to_its_own_budget() -> None:
 )
 def test_backoff_doubles_up_to_a_cap(reason: str, failures: int, seconds: int) -> None:
     assert backoff(Failure(attempt=1, reason=reason), Restarts(failures=failures)) == timedelta(seconds=seconds)
+
+
+def test_failures_wait_and_disruptions_do_not() -> None:
+    world = started()
+    world.fail(P1, 1)
+    world.settle()
+    assert world.plan().requeue_after == 5
+    assert P1 in world.children  # the evidence stays as long as nothing needs its place
+    world.wait(5)
+    world.settle()
+    assert world.launched == [P1, P2]
+    world.disrupt(P2)
+    world.settle()
+    assert world.launched == [P1, P2, "mascot-personalize-3"]
+
+
+@pytest.mark.parametrize(("offset", "longest"), [(-3600, 0.0), (3600, 0.0), (-30, 35.0), (0, 5.0)])
+def test_a_clock_that_is_wrong_by_an_hour_does_not_prolong_the_backoff_by_an_hour(
+    offset: float, longest: float
+) -> None:
+    world = started()
+    world.fail(P1, 1)  # at the API server's time
+    world.wait(offset)  # the operator's
+    world.reconcile()
+    made = world.plan()
+    assert (made.actions == (DeleteChild(P1),)) is (longest == 0.0)
+    assert (made.requeue_after or 0.0) <= longest

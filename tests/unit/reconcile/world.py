@@ -22,6 +22,7 @@ from instructbooth.reconcile.actions import (
     Plan,
     SetSuspend,
 )
+from instructbooth.reconcile.conditions import find
 from instructbooth.reconcile.observed import (
     QUEUE_LABEL,
     ChildFailure,
@@ -238,3 +239,16 @@ class World:
         """The user edits runPolicy."""
         self.job["spec"]["runPolicy"] = {**self.job["spec"].get("runPolicy", {}), **policy}
         self.job["metadata"]["generation"] += 1
+
+
+def started(**policy: object) -> World:
+    """A job whose first gang is there."""
+    world = World(job_object(runPolicy=policy))
+    world.settle()
+    return world
+
+
+def reason(world: World, kind: str) -> str | None:
+    """That of a condition, if it holds."""
+    found = find(world.status.conditions, kind)
+    return found.reason if found and found.status == "True" else None
