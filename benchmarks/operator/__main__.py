@@ -20,14 +20,7 @@ from benchmarks.operator.floor import Floor
 from benchmarks.operator.kubeflow import Kubeflow
 from benchmarks.operator.measure import Result, measure, say
 from benchmarks.operator.ours import Ours
-from benchmarks.operator.plane import (
-    FINISHED_PODS,
-    FINISHED_PODS_OF_MANY_JOBS,
-    GPUS_PER_NODE,
-    MANY_JOBS,
-    BenchPlane,
-    running,
-)
+from benchmarks.operator.plane import GPUS_PER_NODE, BenchPlane, running
 from benchmarks.operator.plot import picture
 from benchmarks.operator.processes import end_with_everything
 from benchmarks.operator.report import rows
@@ -61,10 +54,9 @@ def main() -> None:
 
     for count in options.jobs:
         got: dict[str, Result] = {}
-        finished_pods = FINISHED_PODS if count <= MANY_JOBS else FINISHED_PODS_OF_MANY_JOBS
         with (
             tempfile.TemporaryDirectory(prefix="bench-operator-") as folder,
-            running(Path(folder), stages.quick(), finished_pods) as plane,
+            running(Path(folder), stages.quick()) as plane,
         ):
             say(f"a control plane with {count} jobs to come")
             for result in compare(plane, count, options.contenders, options.gpus_per_pod, options.out):

@@ -3,7 +3,7 @@
     python -m benchmarks.trainer --peers-python out/peers-venv/bin/python --examples .../diffusers/examples
 
 A line on stdout per measure: one JSON object {name, ours, peer, floor, ratio, unit, ours_of_floor, peer_of_floor,
-versions}. docs/benchmarks.md says what each one is. A peer that is not there gives null with a reason; without
+versions}. docs/performance.md says what each one is. A peer that is not there gives null with a reason; without
 --peers-python ours is set beside the floor alone.
 """
 

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from benchmarks.measure import Measure
+from benchmarks.trainer.gradients import PREFIX, relative_difference
 from benchmarks.trainer.job import ADAPTER, Bench
 from benchmarks.trainer.sides import Peers, Spent, measured, run, timed
 from benchmarks.trainer.workload import Result, Workload, typical
@@ -212,12 +213,16 @@ class Trainer:
             return Measure(name, unit, change, reason=self._peers.no_trl, versions=result.versions)
         other = self._elsewhere(TRL, "update", work, ours, peer)[0]
         theirs = load_file(peer)
+        updated = {name: tensor for name, tensor in theirs.items() if not name.startswith(PREFIX)}
         return Measure(
             name,
             unit,
             change,
-            largest_difference(before, theirs),
-            more={"difference": largest_difference(after, theirs)},
+            largest_difference(before, updated),
+            more={
+                "difference": largest_difference(after, updated),
+                "gradients_relative_difference": relative_difference(tensors, theirs),
+            },
             versions=versions([result], [other]),
         )
 

@@ -23,6 +23,7 @@ from torch import Tensor
 from benchmarks.trainer import reward
 from benchmarks.trainer.clock import Clock
 from benchmarks.trainer.equal.lesson import Lesson, learn
+from benchmarks.trainer.gradients import keep_gradients
 from benchmarks.trainer.workload import Workload, recordable
 from instructbooth.spec.personalization import Lora
 from instructbooth_trainer.diffusion.adapter import Adapter
@@ -153,6 +154,7 @@ def reinforce_update(work: Workload, clock: Clock, output: Path) -> None:
         return train(pairs, epoch)
 
     stage.train = spy  # type: ignore[method-assign]
+    keep_gradients(stage.optimizer.optimizer, stage.adapter.tensors, tensors)
     clock.laps(stage.epoch, 0, 1)
     tensors.update({f"after.{name}": tensor for name, tensor in stage.adapter.tensors().items()})
     save_file(tensors, output)

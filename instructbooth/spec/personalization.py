@@ -115,6 +115,9 @@ class Personalization(StageBase):
         default=1, description="Batches of each process that make one optimizer step: less memory than a larger batch."
     )
     learning_rate: PositiveFloat = Field(default=1e-4, description="AdamW's learning rate.")
+    weight_decay: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.01, description="AdamW's: a step shrinks the adapter's weights by learningRate times this share."
+    )
     schedule: Literal["constant", "cosine", "linear"] = Field(
         default="constant", description="How the learning rate falls to 0 over the steps after warm-up, if it does."
     )

@@ -170,6 +170,9 @@ class Reinforcement(StageBase):
         default=4, description="Optimizer steps per inner epoch."
     )
     learning_rate: PositiveFloat = Field(default=3e-4, description="AdamW's learning rate.")
+    weight_decay: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.01, description="AdamW's: a step shrinks the adapter's weights by learningRate times this share."
+    )
     clip_range: Annotated[float, Field(gt=0, lt=1)] = Field(
         default=1e-4, description="Clip of the importance ratio; log-probabilities are means over latent dimensions."
     )

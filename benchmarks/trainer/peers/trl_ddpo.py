@@ -23,6 +23,7 @@ from trl import DDPOConfig, DDPOTrainer, DefaultDDPOStableDiffusionPipeline
 from benchmarks.trainer.clock import Clock
 from benchmarks.trainer.equal.clip import Clip
 from benchmarks.trainer.equal.lesson import Lesson, learn
+from benchmarks.trainer.gradients import keep_gradients
 from benchmarks.trainer.workload import Workload
 
 PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
@@ -114,8 +115,10 @@ def update(work: Workload, clock: Clock, given: Path, output: Path) -> None:
     columns = {name: torch.split(tensor, work.train_batch) for name, tensor in pairs.items()}
     batches = [{name: column[row] for name, column in columns.items()} for row in range(len(columns["latents"]))]
     unet.train()
+    gradients: dict[str, torch.Tensor] = {}
+    keep_gradients(made.optimizer.optimizer, lambda: weights(made), gradients)
     clock.laps(lambda number: made._train_batched_samples(0, number, 0, batches), 0, 1)
-    save_file({name: tensor.contiguous() for name, tensor in weights(made).items()}, output)
+    save_file({name: tensor.contiguous() for name, tensor in {**weights(made), **gradients}.items()}, output)
 
 
 def weights(made: Any) -> dict[str, torch.Tensor]:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import pytest
+import torch
 
 from benchmarks.trainer.__main__ import main
+from benchmarks.trainer.gradients import keep_gradients, relative_difference
 from benchmarks.trainer.measures import utilization
 from benchmarks.trainer.workload import Result
 
@@ -42,3 +45,29 @@ def test_ours_alone(capsys):
     assert speed["ratio"] == speed["ours_of_floor"] > 0
     assert rows["reinforce_peak_mib"]["ours"] > 100
     assert 0 < rows["checkpoint_share_of_time"]["ours"] < 1
+
+
+def test_gradients_are_told_apart_by_their_scale_where_weights_after_adam_are_not():
+    """One step of Adam moves a weight by the learning rate, whatever the size of its gradient."""
+
+    def named(weight: torch.Tensor, idle: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"w": weight.data, "i": idle.data}
+
+    kept, after = [], []
+    for scale in (1.0, 2.0):
+        weight = torch.nn.Parameter(torch.ones(3))
+        idle = torch.nn.Parameter(torch.ones(1))
+        optimizer = torch.optim.AdamW([weight, idle], lr=0.1)
+        gradients: dict[str, torch.Tensor] = {}
+        keep_gradients(optimizer, partial(named, weight, idle), gradients)
+        weight.grad = scale * torch.tensor([1.0, -2.0, 3.0])
+        optimizer.step()
+        kept.append(gradients)
+        after.append(weight.detach().clone())
+    assert torch.allclose(after[0], after[1])
+    assert kept[1]["gradient.w"].tolist() == [2.0, -4.0, 6.0]
+    assert kept[0]["gradient.i"].tolist() == [0.0]
+    assert relative_difference(kept[1], kept[0]) == pytest.approx(1.0)
+    assert relative_difference(kept[0], kept[0]) == 0.0
+    with pytest.raises(ValueError, match="different weights"):
+        relative_difference(kept[0], {})

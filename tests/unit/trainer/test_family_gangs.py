@@ -115,7 +115,9 @@ def test_stage_1_is_the_sum_of_both_ranks_gradients(lab: Lab) -> None:
         data.append(replace(every, classes={rank: classes}, class_captions={rank: captions}))
     objective = model.objective(None)
     adapter = Adapter(model, spec.lora, text_encoder=True, seed=spec.seed)
-    optimizer = SynchronizedAdamW(run.accelerator, adapter, spec.learning_rate, MAX_GRAD_NORM, "fp32")
+    optimizer = SynchronizedAdamW(
+        run.accelerator, adapter, spec.learning_rate, MAX_GRAD_NORM, "fp32", spec.weight_decay
+    )
     losses = []
     for step in range(spec.steps):
         total = 0.0

@@ -63,6 +63,7 @@ def test_kl_ceiling_keeps_the_last_good_adapter(lab: Lab, personalized: Resolved
     assert "guards.klCeiling" in numbers["stopped"]
     assert outcome.message == numbers["stopped"]
     assert published(lab, job, REINFORCE) == published(lab, personalized, PERSONALIZE)
+    assert outcome.metrics == {"epochs": 0.0}, "the numbers of an adapter that was rejected"
 
 
 def test_a_blow_up_within_one_epoch_is_seen_at_its_end(
@@ -104,11 +105,14 @@ def test_the_last_sound_adapter_stays(lab: Lab, personalized: ResolvedJob, monke
     job = second_stage(lab, personalized, guards={"identity": {**SCORE, "floor": 0.4}})
     with monkeypatch.context() as patch:
         scripted(patch, [0.5, 0.45, 0.4, 0.39])  # of the adapters after 0, 1, 2 and 3 epochs
-        lab.run(job, REINFORCE)
+        outcome = lab.run(job, REINFORCE)
     numbers = report(lab, job, REINFORCE)
     assert [epoch[IDENTITY] for epoch in numbers["epochs"]] == [0.45, 0.4, 0.39]
     assert numbers["stopped"] == "guards.identity.floor: identity 0.39 is below 0.4 after 3 epochs"
     assert published(lab, job, REINFORCE) == after_epochs(lab, personalized, 2)
+    of_it = numbers["epochs"][1]
+    assert outcome.metrics["epochs"] == 2
+    assert (outcome.metrics["reward_mean"], outcome.metrics[IDENTITY]) == (of_it["reward_mean"], 0.4)
 
 
 def test_the_last_epochs_adapter_is_looked_at_too(

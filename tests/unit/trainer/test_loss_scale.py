@@ -29,7 +29,7 @@ def adapter(tiny: TinyWorld) -> Adapter:
 
 
 def optimizer(adapter: Adapter, dtype: Dtype) -> SynchronizedAdamW:
-    return SynchronizedAdamW(Accelerator(cpu=True), adapter, 1e-3, 1.0, dtype)
+    return SynchronizedAdamW(Accelerator(cpu=True), adapter, 1e-3, 1.0, dtype, weight_decay=0.01)
 
 
 def overflow(adamw: SynchronizedAdamW, adapter: Adapter) -> None:

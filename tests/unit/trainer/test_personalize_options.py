@@ -135,14 +135,14 @@ def test_checkpointed_gradients_are_the_same(tiny: TinyWorld) -> None:
 def test_an_optimizer_that_is_not_installed_is_the_users_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     with pytest.raises(UserError, match=r"OptimizerMissing.*personalization\.optimizer.*podTemplate\.image.*adamw"):
-        make_optimizer("adamw8bit", [torch.nn.Parameter(torch.zeros(1))], 1e-3)
+        make_optimizer("adamw8bit", [torch.nn.Parameter(torch.zeros(1))], 1e-3, 0.01)
 
 
 class CountingAdamW(torch.optim.Optimizer):
     """Keeps its step as a Python int and its statistics one level deeper, as bitsandbytes' optimizers do."""
 
-    def __init__(self, parameters: Any, lr: float) -> None:
-        super().__init__(parameters, {"lr": lr})
+    def __init__(self, parameters: Any, lr: float, weight_decay: float) -> None:
+        super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay})
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
@@ -161,14 +161,24 @@ def test_the_8_bit_optimizer_is_used_and_its_state_comes_back(tiny: TinyWorld, m
     library.optim.AdamW8bit = CountingAdamW
     adapter = Adapter(DiffusionModel.load(tiny.pipeline), Lora(rank=2), text_encoder=False, seed=0)
     monkeypatch.setitem(sys.modules, "bitsandbytes", library)  # now: PEFT would look into it
-    optimizer = SynchronizedAdamW(Accelerator(cpu=True), adapter, 1e-3, 1.0, "fp32", "adamw8bit")
+    optimizer = SynchronizedAdamW(Accelerator(cpu=True), adapter, 1e-3, 1.0, "fp32", 0.01, "adamw8bit")
     optimizer.step(1, 0.0)
-    again = make_optimizer("adamw8bit", adapter.parameters(), 1e-3)
+    again = make_optimizer("adamw8bit", adapter.parameters(), 1e-3, 0.01)
     load_optimizer_tensors(again, optimizer_tensors(optimizer.optimizer))
     state = again.state[adapter.parameters()[0]]
     assert state["quantized"]["state1"].tolist() == [1, 1]
     again.step()
     assert state["step"] == 2
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.01, 0.5])
+def test_a_step_shrinks_the_weights_by_their_decay(tiny: TinyWorld, decay: float) -> None:
+    adapter = Adapter(DiffusionModel.load(tiny.pipeline), Lora(rank=2), text_encoder=False, seed=0)
+    optimizer = SynchronizedAdamW(Accelerator(cpu=True), adapter, 0.1, 1.0, "fp32", decay)
+    before = [parameter.detach().clone() for parameter in adapter.parameters()]
+    optimizer.step(1, 0.0)  # without a gradient
+    for old, new in zip(before, adapter.parameters(), strict=True):
+        torch.testing.assert_close(new.detach(), old * (1 - 0.1 * decay))
 
 
 def test_a_long_row_of_validations_is_thinned_out() -> None:

@@ -40,9 +40,10 @@ def test_the_best_adapter_is_published_once_nothing_falls(lab: Lab, monkeypatch:
     monkeypatch.setattr(AdapterAverage, "update", watching)
     rule = {"intervalSteps": 2, "patience": 2, "minDelta": 0.1}
     job = lab.job("plateau", personalization=PLAIN | {"earlyStopping": rule})
-    lab.run(job, PERSONALIZE)
+    outcome = lab.run(job, PERSONALIZE)
     found = record(lab, job)
     assert len(found["loss"]) == len(weights) == 8
+    assert outcome.metrics["loss"] == pytest.approx(sum(found["loss"][:4]) / 4), "of the adapter that is published"
     assert found["early_stopping"]["losses"] == {"2": 1.0, "4": 0.5, "6": 0.49, "8": 0.6}
     assert found["early_stopping"]["best"] == 0.5
     assert "after 8 steps: 2 looks brought no loss below 0.5" in found["early_stopping"]["stopped"]

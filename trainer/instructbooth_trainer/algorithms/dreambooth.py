@@ -4,6 +4,9 @@ Source: DreamBooth, arXiv 2208.12242, eq. 2. The target y is the noise (epsilon)
 v = sqrt(abar_t) noise - sqrt(1 - abar_t) x_0 (progressive distillation, arXiv 2202.00512, appendix D).
 Each row may be weighed by its timestep, w_t = min(SNR, gamma) / SNR for epsilon and min(SNR, gamma) / (SNR + 1) for v,
 with SNR = abar_t / (1 - abar_t) (min-SNR, arXiv 2303.09556, section 3.4); class rows are weighed like the subject's.
+
+Deliberately different from the paper: errors are means over a picture's latent dimensions and over rows, as in
+diffusers' scripts, and not squared norms.
 """
 
 from __future__ import annotations

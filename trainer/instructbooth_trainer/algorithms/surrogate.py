@@ -1,7 +1,10 @@
 """L = -min(r A, clip(r, 1 - e, 1 + e) A), with r = exp(log p - log p_old).
 
 Source: PPO, arXiv 1707.06347, eq. 7, on denoising steps as in DDPO's importance-sampled form, arXiv 2305.13301, eq. 5.
-Written as a loss (to be minimised): max of the negated terms. The log-probabilities are means over latent dimensions.
+Written as a loss (to be minimised): max of the negated terms.
+
+Deliberately different from the papers, as in ddpo-pytorch and TRL: log-probabilities are means over latent dimensions
+and not sums, so that a ratio is exp(mean difference) and one clip range (1e-4) fits latents of any size.
 """
 
 from __future__ import annotations

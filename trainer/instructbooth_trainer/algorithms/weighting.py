@@ -7,6 +7,9 @@ has no unit: its s_k is 1, so that a constant part gives zeros and rounding is n
 Advantages compare within a prompt afterwards (advantages.py) and divide by the spread of the sum: what normalising
 changes is only how much each part has to say in it.
 
+Source: none is needed for a sum of z-scores. Deliberately more than the paper (arXiv 2312.03011), which has one reward:
+one part with w_1 = 1 that is not normalised is that reward itself.
+
 A part that does not look at a picture says so by NaN: it adds nothing there, and such pictures are left out of m_k and
 s_k. Advantages compare within a prompt, and a part looks at all pictures of a prompt or at none.
 """

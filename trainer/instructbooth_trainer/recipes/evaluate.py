@@ -112,9 +112,7 @@ def load_metrics(run: RunContext) -> dict[str, Reward]:
             "MetricsAmbiguous",
             f"spec.evaluation.metrics names {', '.join(sorted(twice))} more than once: results are told apart by name",
         )
-    context = RewardContext(
-        run.model_folder, run.subject_images(), str(run.accelerator.device), run.job.spec.model.dtype
-    )
+    context = RewardContext(run.model_folder, run.subject_images(), str(run.accelerator.device))
     return {spec.name: load_reward(spec, context) for spec in specs}
 
 

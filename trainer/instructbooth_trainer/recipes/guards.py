@@ -23,6 +23,7 @@ from instructbooth_trainer.runtime.progress import ProgressReporter
 log = logging.getLogger(__name__)
 
 START = "guards_start"  # in the state's record: the personalized model's values
+BEST_AFTER, SOUND_AFTER = "best_after", "sound_after"  # and: epochs of training of the adapters kept as best and sound
 STOPPED = "stopped"  # in the state's record: why the stage ended early
 
 
@@ -75,9 +76,11 @@ class Watch:
         """As `within` where there are no validations, and so no best adapter: the last sound one becomes it."""
         if not self.within(measured, after):
             self._state.kept["best"] = self._state.kept["sound"]
+            self._state.record[BEST_AFTER] = self._state.record.get(SOUND_AFTER, 0)
             return False
         if self._spec.identity is None or IDENTITY in measured:
             self._state.kept["sound"] = self._adapter.tensors()
+            self._state.record[SOUND_AFTER] = after
         return True
 
     def within_kl(self, numbers: Mapping[str, float], before: dict[str, Tensor]) -> bool:
@@ -88,8 +91,10 @@ class Watch:
         ceiling = self._spec.kl_ceiling
         for name, words in (("kl", "mean KL of an epoch"), ("kl_end", "KL after an epoch's last update")):
             if name in numbers and exceeds_ceiling(numbers[name], ceiling):
-                self._state.kept.setdefault("best", before)
                 after = len(self._state.curve)
+                if "best" not in self._state.kept:
+                    self._state.kept["best"] = before
+                    self._state.record[BEST_AFTER] = after - 1
                 self.stop(f"guards.klCeiling: {words} {numbers[name]:.4g} is above {ceiling:.4g} after {after} epochs")
                 return False
         return True

@@ -71,7 +71,13 @@ def run(run: RunContext) -> Outcome:
     if job.model.cuda_graphs:
         model.record()
     optimizer = SynchronizedAdamW(
-        run.accelerator, adapter, spec.learning_rate, MAX_GRAD_NORM, job.model.dtype, spec.optimizer
+        run.accelerator,
+        adapter,
+        spec.learning_rate,
+        MAX_GRAD_NORM,
+        job.model.dtype,
+        spec.weight_decay,
+        spec.optimizer,
     )
     state = AdapterState(adapter, optimizer.optimizer)
     average = AdapterAverage(adapter, state, spec.ema)
@@ -156,7 +162,8 @@ def finish(
     """Publish adapter, numbers and a sheet of samples. Collective."""
     spec = run.job.spec.personalization
     losses = [point["loss"] for point in state.curve]
-    tail = losses[-20:]
+    steps = plateau.best_step or len(losses)  # of the adapter that is published
+    tail = losses[:steps][-20:]
     numbers = {"loss": sum(tail) / len(tail), **identifier.metrics()}
     folder = run.workdir / "output"
     if run.gang.is_main:
@@ -164,6 +171,6 @@ def finish(
         record = {"loss": losses, "identifier": identifier.record(), "spec": spec.to_wire()} | plateau.numbers()
         (folder / "personalize.json").write_text(json.dumps(record, indent=1))
         samples_sheet(run, model, folder / "samples.png", spec.caption_templates)
-        write_adapter(run, adapter, folder, numbers | {"steps": float(len(losses))})
+        write_adapter(run, adapter, folder, numbers | {"steps": float(steps)})
         pictures.write(folder)
     return run.publish(folder, numbers)

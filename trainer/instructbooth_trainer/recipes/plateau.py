@@ -58,6 +58,7 @@ class Plateau:
             stopping = StoppingState(best, int(str(record["waited"]))).observe(-loss, rule.min_delta)
             if stopping.improved:
                 self._state.kept[BEST] = self._adapter.tensors()
+                record["best_step"] = step
         assert stopping.best is not None
         losses[str(step)] = loss
         record |= {"best": -stopping.best, "waited": stopping.waited}
@@ -65,6 +66,13 @@ class Plateau:
             return False
         record["stopped"] = f"after {step} steps: {stopping.waited} looks brought no loss below {-stopping.best:.6g}"
         return True
+
+    @property
+    def best_step(self) -> int | None:
+        """After how many steps the adapter that is kept as the best one was trained; None where none is."""
+        record = self._state.record.get(RECORD)
+        step = record.get("best_step") if isinstance(record, dict) else None
+        return step if isinstance(step, int) else None
 
     @torch.no_grad()
     def loss(self) -> float:

@@ -44,7 +44,7 @@ from instructbooth_trainer.diffusion.adapter import Adapter
 from instructbooth_trainer.diffusion.model import DiffusionModel
 from instructbooth_trainer.diffusion.noise import keyed_generator
 from instructbooth_trainer.recipes.export import write_adapter
-from instructbooth_trainer.recipes.guards import Watch
+from instructbooth_trainer.recipes.guards import BEST_AFTER, Watch
 from instructbooth_trainer.recipes.rollouts import Pairs, Rollouts
 from instructbooth_trainer.recipes.training import AdapterState, SynchronizedAdamW, samples_sheet
 from instructbooth_trainer.runtime.context import RunContext
@@ -78,7 +78,12 @@ class Reinforce:
             self.model.record()
         self.reference = self.adapter.tensors()
         self.optimizer = SynchronizedAdamW(
-            run.accelerator, self.adapter, self.spec.learning_rate, self.spec.max_grad_norm, job.model.dtype
+            run.accelerator,
+            self.adapter,
+            self.spec.learning_rate,
+            self.spec.max_grad_norm,
+            job.model.dtype,
+            self.spec.weight_decay,
         )
         self.state = AdapterState(self.adapter, self.optimizer.optimizer)
         self.stopping = StoppingState()
@@ -190,6 +195,7 @@ class Reinforce:
         self.stopping = self.stopping.observe(score, rule.min_delta)
         if self.stopping.improved:
             self.state.kept["best"] = self.adapter.tensors()
+            self.state.record[BEST_AFTER] = epoch
         earlier = self.state.record.get("validation", {})
         assert isinstance(earlier, dict)
         self.state.record |= {
@@ -249,12 +255,15 @@ def run(run: RunContext) -> Outcome:
 
 
 def finish(stage: Reinforce) -> Outcome:
-    """Publish the best adapter where one was kept, else the last one, with its curve and a sheet of samples."""
+    """Publish the best adapter where one was kept, else the last one, with its numbers, the curve and some samples."""
     run, state, spec = stage.run, stage.state, stage.spec
     if "best" in state.kept:
         stage.adapter.load_tensors(state.kept["best"])
-    numbers = {name: value for name, value in state.curve[-1].items() if name in ("reward_mean", "kl") or "/" in name}
-    numbers["epochs"] = float(len(state.curve))
+    epochs = state.record.get(BEST_AFTER, len(state.curve))  # of the adapter that is published
+    assert isinstance(epochs, int)
+    last = state.curve[epochs - 1] if epochs else {}
+    numbers = {name: value for name, value in last.items() if name in ("reward_mean", "kl") or "/" in name}
+    numbers["epochs"] = float(epochs)
     folder = run.workdir / "output"
     if run.gang.is_main:
         folder.mkdir(parents=True, exist_ok=True)

@@ -130,7 +130,7 @@ class Rollouts:
                 f"spec.reinforcement: promptsPerEpoch x imagesPerPrompt = {images} pictures cannot be split over "
                 f"{run.gang.world_size} processes; draw more or use fewer nodes",
             )
-        context = RewardContext(run.model_folder, run.subject_images(), str(model.device), job.model.dtype)
+        context = RewardContext(run.model_folder, run.subject_images(), str(model.device))
         judges = Judges.load(self._spec.rewards, self._spec.guards, context)
         self.reward = judges.reward
         weighted = run.training_prompts()

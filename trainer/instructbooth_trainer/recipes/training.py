@@ -49,12 +49,13 @@ class SynchronizedAdamW:
         learning_rate: float,
         max_grad_norm: float,
         dtype: Dtype,
+        weight_decay: float,
         kind: str = "adamw",
     ) -> None:
         self._accelerator = accelerator
         self._parameters = adapter.parameters()
         self._max_norm = max_grad_norm
-        self.optimizer = make_optimizer(kind, self._parameters, learning_rate)
+        self.optimizer = make_optimizer(kind, self._parameters, learning_rate, weight_decay)
         self._scale = LossScale(self.optimizer, dtype)
 
     def backward(self, loss: Tensor) -> None:
@@ -102,10 +103,12 @@ class SynchronizedAdamW:
         return StepResult(loss, float(norm))
 
 
-def make_optimizer(kind: str, parameters: Sequence[torch.nn.Parameter], learning_rate: float) -> torch.optim.Optimizer:
+def make_optimizer(
+    kind: str, parameters: Sequence[torch.nn.Parameter], learning_rate: float, weight_decay: float
+) -> torch.optim.Optimizer:
     """`adamw`, or `adamw8bit` with both moments in 8 bits (arXiv 2110.02861). Raises UserError OptimizerMissing."""
     if kind == "adamw":
-        return torch.optim.AdamW(parameters, lr=learning_rate, fused=True)
+        return torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=weight_decay, fused=True)
     try:
         library = importlib.import_module("bitsandbytes")
     except ImportError as error:
@@ -114,7 +117,7 @@ def make_optimizer(kind: str, parameters: Sequence[torch.nn.Parameter], learning
             f"spec.personalization.optimizer: {kind} needs the package bitsandbytes, which this image lacks ({error}); "
             "name an image that has it in spec.podTemplate.image, or use adamw",
         ) from error
-    optimizer: torch.optim.Optimizer = library.optim.AdamW8bit(parameters, lr=learning_rate)
+    optimizer: torch.optim.Optimizer = library.optim.AdamW8bit(parameters, lr=learning_rate, weight_decay=weight_decay)
     return optimizer
 
 

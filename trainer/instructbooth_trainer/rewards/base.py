@@ -57,7 +57,7 @@ class RewardContext:
         model_folder: turns a ModelSource into a local folder.
         reference_images: the subject's pictures, RGB.
         device: where to compute, such as `cuda:0`.
-        dtype: of frozen weights: fp32, bf16 or fp16.
+        dtype: of frozen weights: fp32. Rounded to bf16, scores of one prompt's pictures would differ by little else.
     """
 
     model_folder: Callable[[ModelSource], Path]
