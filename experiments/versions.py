@@ -21,7 +21,7 @@ SAME_AS: Final[dict[str, str]] = {
     "d3af8928ddfe": "c4555bf4c781",  # spec.model.cudaGraphs, which is for GPUs, came into the two trained loops
     # Judges compute in fp32, as those of fp32 models did; weightDecay is said where it was implied; and the outcome's
     # numbers are those of the adapter that is published, where that is not the last one.
-    "8953aa1012aa": "c4555bf4c781",
+    "ee39a7e47e86": "c4555bf4c781",
     "4ea6e9897c8c": "87babdfa4799",
 }
 _TRAINER = ROOT / "trainer" / "instructbooth_trainer"

@@ -118,14 +118,14 @@ class Cache:
 
 
 def _substance(slim: JsonObject) -> tuple[Any, ...]:
-    """What of an object a plan may wait for. Of a child's pods: whether all of them are there, and how they ended."""
+    """What of an object a plan may wait for. Of a child: whether it has begun, whether it is whole, how it ended."""
     meta = {field: value for field, value in slim["metadata"].items() if field != "resourceVersion"}
     status = slim["status"]
     if slim["kind"] == KIND:
         return meta, slim["spec"], status
     decided = [condition for condition in status.get("conditions") or () if condition["type"] in DECISIVE]
     whole = status.get("ready", 0) + status.get("succeeded", 0) >= slim["spec"].get("parallelism", 1)
-    return meta, slim["spec"], decided, whole
+    return meta, slim["spec"], decided, whole, "startTime" in status
 
 
 _META = ("name", "namespace", "uid", "resourceVersion", "generation", "labels", "ownerReferences")

@@ -117,10 +117,10 @@ class Lookout:
         return max(pause, min(took / SHARE_OF_TIME - took, LONGEST_SECONDS))
 
     async def glance_for_ever(self) -> None:
-        """See to it for ever that gangs which have found a node are looked at before those that have none."""
+        """See to it for ever that gangs which have a node are looked at before those that have none."""
         while True:
             await asyncio.sleep(GLANCE_SECONDS)
-            for namespace in {key.namespace for key in self._unplaced()}:
+            for namespace in {key.namespace for key in self._patient()}:
                 await asyncio.sleep(await self.glance(namespace))
 
     async def glance(self, namespace: str) -> float:
@@ -131,17 +131,17 @@ class Lookout:
             starting = await self._starting(namespace)
         except Exception as error:  # noqa: BLE001 - logged; there is another round
             return _trouble(namespace, error)
-        for key, look in self._unplaced().items():
+        for key, look in self._patient().items():
             if key.namespace == namespace and (look.child in starting or self._begun(key, look.child)):
                 self.ask(key, Look(look.child, Haste.SOON))
         took = clock() - began
         return min(took / GLANCES_SHARE - took, LONGEST_SECONDS)
 
-    def _unplaced(self) -> dict[Key, Look]:
-        """Those of which a look has shown that they have no node."""
+    def _patient(self) -> dict[Key, Look]:
+        """Those who wait for their turn, and those of which a look has shown that they have no node."""
         asked = (pair for of in self._asked.values() for pair in of.items())
-        later = ((key, look) for key, (_, look) in self._later.items())
-        return {key: look for some in (asked, later) for key, look in some if look.unplaced}
+        due = {key: look for key, look in asked if look.haste is not Haste.SOON}
+        return due | {key: look for key, (_, look) in self._later.items() if look.unplaced}
 
     def _show(self, key: Key, look: Look, evidence: Evidence) -> None:
         """Have a plan made of what was seen, unless it is what is known."""

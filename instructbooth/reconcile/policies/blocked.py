@@ -16,6 +16,8 @@ from instructbooth.spec.job import InstructBoothJobSpec
 
 GRACE = timedelta(seconds=10)  # what every pod needs to be scheduled, mounted and started
 FIRST_LOOK_SECONDS = GRACE.total_seconds() + 0.5
+# At a child that the Job controller has not begun, should nobody hear that it has: thousands may wait for that.
+UNBEGUN_SECONDS = 120.0
 _LOOK_AGAIN_SECONDS = (5.0, 25.0)  # what a kubelet says is in the status within 30 s, however long it took to come
 
 _CONFIG_ERRORS = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
@@ -56,6 +58,8 @@ def overdue(child: ChildJob, now: datetime) -> bool:
 
 def look_again_seconds(child: ChildJob, now: datetime) -> float:
     """When to look again at a gang that has not started: soon at first, ever less often."""
+    if child.started is None:
+        return UNBEGUN_SECONDS
     age = elapsed(child.released(now), now).total_seconds()
     shortest, longest = _LOOK_AGAIN_SECONDS
     if age < GRACE.total_seconds():

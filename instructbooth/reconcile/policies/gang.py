@@ -169,7 +169,7 @@ def _launch(scene: Scene, stage: StageStatus, attempt: int) -> Step:
     # A stage that succeeded had it; whatever went wrong since, the second attempt looks whether it is still there.
     shared = () if scene.inputs and attempt == 1 else (snapshot(scene.job),)
     actions = tuple(Apply(manifest) for manifest in (*shared, child))
-    again = queued.FIRST_LOOK_SECONDS if waiting else blocked.FIRST_LOOK_SECONDS
+    again = queued.FIRST_LOOK_SECONDS if waiting else blocked.UNBEGUN_SECONDS
     return Step(started, actions, requeue_after=again, queued=waiting)
 
 

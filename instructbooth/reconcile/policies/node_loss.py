@@ -20,7 +20,7 @@ def holds_up(evidence: Evidence, now: datetime) -> bool:
     A finished pod that is being deleted (it was collected, or somebody tidied up) says nothing of its node: it stays
     for as long as the Job controller has not counted it, minutes perhaps where that has much to do.
     """
-    return any(pod.astray(now) and not pod.ended for pod in evidence.pods)
+    return any(pod.astray(now) and pod.phase not in ("Succeeded", "Failed") for pod in evidence.pods)
 
 
 def diagnosis(attempt: int, evidence: Evidence, now: datetime) -> Diagnosis:

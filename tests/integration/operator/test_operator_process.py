@@ -201,7 +201,7 @@ def test_a_finished_job_goes_when_its_time_has_come(bench: Bench, operator: Oper
     bench.wait_true("Failed")
     finished = parse_time(bench.status().completion_time)
     assert finished is not None
-    while (datetime.now(UTC) - finished).total_seconds() < 7.5:
+    while (datetime.now(UTC) - finished).total_seconds() < 6.5:  # a request may take its time
         assert bench.status().completion_time is not None, "it went too soon"
         pause(0.2)
     bench.plane.wait("the job to go", bench.gone, 10)

@@ -298,14 +298,15 @@ def test_who_has_found_a_node_is_looked_at_before_those_that_have_none(rig: Rig)
         rig.ask(*names(BATCH), unplaced=True)
         rig.ask("pulling", "ready", "still none", unplaced=True, after=60.0)
         rig.ask("known to have one", after=60.0)
+        rig.ask("new")
         rig.ask("elsewhere", namespace="other", unplaced=True, after=60.0)
-        rig.starting = {"pulling-1", "known to have one-1", "elsewhere-1", "job-007-1"}
+        rig.starting = {"pulling-1", "known to have one-1", "elsewhere-1", "job-007-1", "new-1"}
         rig.begun = {"ready-1"}
         await rig.lookout.glance("lab")
         assert rig.glances == ["lab"]
         await rig.lookout.look()
         first = [child for _, children in rig.lists for child in children]
-        assert sorted(first[:3]) == ["job-007-1", "pulling-1", "ready-1"]
+        assert sorted(first[:4]) == ["job-007-1", "new-1", "pulling-1", "ready-1"]
         assert len(first) == BATCH
         assert not any(rig.lookout.awaits(Key("lab", name)) for name in ("still none", "known to have one"))
         assert not rig.lookout.awaits(Key("other", "elsewhere"))
@@ -323,7 +324,7 @@ def test_glances_are_made_where_somebody_has_no_node_and_in_spite_of_errors(
         raise ValueError("a bug")
 
     async def scenario() -> None:
-        rig.ask("a", namespace="placed")
+        rig.ask("a", namespace="placed", after=60.0)
         rig.ask("a", unplaced=True, after=60.0)
         rig.starting = {"a-1"}
         rig.trouble = trouble

@@ -111,7 +111,7 @@ def test_only_what_is_new_wakes_anybody() -> None:
 @pytest.mark.parametrize(
     ("before", "after", "news"),
     [
-        ({"active": 2}, {"active": 2, "startTime": "2026-11-24T10:00:00Z"}, False),
+        ({"active": 2}, {"active": 2, "startTime": "2026-11-24T10:00:00Z"}, True),  # its pods come
         ({"active": 2}, {"active": 2, "ready": 1}, False),
         ({"ready": 1}, {"ready": 2}, True),  # the gang is whole
         ({"ready": 2}, {"ready": 1, "succeeded": 1}, False),
@@ -122,7 +122,7 @@ def test_only_what_is_new_wakes_anybody() -> None:
         ({"ready": 2}, {"ready": 2, "conditions": [{"type": "Failed", "status": "True"}]}, True),
     ],
 )
-def test_of_a_gang_it_is_news_whether_it_is_whole_and_how_it_ended(
+def test_of_a_gang_it_is_news_that_it_begins_whether_it_is_whole_and_how_it_ended(
     before: dict[str, Any], after: dict[str, Any], news: bool
 ) -> None:
     cache = Cache()

@@ -14,6 +14,7 @@ import pytest
 from instructbooth.contract import CONTAINER
 from instructbooth.reconcile.actions import Look
 from instructbooth.reconcile.observed import COMPLETION_INDEX
+from instructbooth.reconcile.policies.blocked import UNBEGUN_SECONDS
 from instructbooth_operator import resync as resyncs
 from instructbooth_operator.cache import Cache, Key, job_key
 from instructbooth_operator.carry_out import Hands
@@ -387,7 +388,7 @@ def test_no_good_news_is_told_twice_when_an_earlier_process_s_write_comes_late(r
 
 def test_a_pass_that_had_news_is_followed_by_another(rig: Rig) -> None:
     """What its own answers brought along wakes nobody. Of what it has just made there is no news."""
-    assert rig.reconcile() == 10.5, "it looks whether the pods start"
+    assert rig.reconcile() == UNBEGUN_SECONDS, "it is told when the gang begins, and looks then whether its pods start"
     rig.replace()
     rig.api.objects[IBJ.plural, "mascot"]["status"] = {}
     rig.tell()

@@ -12,7 +12,7 @@ from instructbooth.contract import Stage
 from instructbooth.reconcile.actions import Apply, Haste, Look
 from instructbooth.reconcile.conditions import find
 from instructbooth.reconcile.observed import ChildJob, Evidence, Pod, Warning
-from instructbooth.reconcile.policies.blocked import blocker, look_again_seconds, overdue
+from instructbooth.reconcile.policies.blocked import UNBEGUN_SECONDS, blocker, look_again_seconds, overdue
 from instructbooth.spec.job import ResolvedJob
 from instructbooth.spec.status import Progress
 from tests.unit.reconcile.world import START, World, job_object, reason, started
@@ -179,6 +179,7 @@ def test_looking_again_gets_rarer() -> None:
     ages = (0, 8, 10, 40, 120, 100_000)
     waits = [look_again_seconds(CHILD, START + timedelta(seconds=age)) for age in ages]
     assert waits == [10.5, 2.5, 5, 10, 25, 25]
+    assert look_again_seconds(replace(CHILD, started=None), START) == UNBEGUN_SECONDS
 
 
 def stuck(world: World, message: str) -> None:

@@ -136,7 +136,7 @@ def test_when_to_look_for_pods_that_are_astray(age: float | None, reason: str | 
         pytest.param(None, "Running", None, False, id="nobody wants it gone"),
         pytest.param(-900, "Succeeded", 0, False, id="it has succeeded and was collected"),
         pytest.param(-900, "Failed", 1, False, id="it has failed"),
-        pytest.param(-900, "Running", 0, False, id="its container has ended"),
+        pytest.param(-900, "Running", 0, True, id="its container has ended, and nobody says that the pod has"),
     ],
 )
 def test_which_pods_hold_a_gang_up(due: float | None, phase: str, code: int | None, held_up: bool) -> None:

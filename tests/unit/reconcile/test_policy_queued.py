@@ -12,6 +12,7 @@ from instructbooth.contract import PEER_LOST, ExitCode, Stage
 from instructbooth.reconcile.conditions import find
 from instructbooth.reconcile.observed import ChildFailure, Evidence, Exit, Pod, Silence, Waiting
 from instructbooth.reconcile.policies import queued
+from instructbooth.reconcile.policies.blocked import UNBEGUN_SECONDS
 from instructbooth.spec.status import Condition, Phase, Progress, Restarts, StageState
 from tests.unit.reconcile.world import World, job_object
 
@@ -142,7 +143,7 @@ def test_kueue_is_asked_soon_after_a_gang_was_made() -> None:
     """Nobody is woken for what was just made."""
     made = World(job_object(runPolicy={"queueName": "team"})).plan()
     assert made.requeue_after == 2
-    assert World(job_object()).plan().requeue_after == 10.5, "and without a queue it is looked whether it starts"
+    assert World(job_object()).plan().requeue_after == UNBEGUN_SECONDS, "and without a queue its beginning is news"
 
 
 def test_a_queued_gang_waits_and_says_what_kueue_says() -> None:

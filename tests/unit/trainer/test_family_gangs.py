@@ -153,7 +153,15 @@ def test_stage_2_is_one_process_split(lab: Lab) -> None:
 
 
 def test_stage_3_draws_the_same_pictures(lab: Lab) -> None:
-    theirs = lab.output(small_job(lab, WORLD), Stage.EVALUATE)
-    evaluation = Evaluation.model_validate_json((theirs / "evaluation.json").read_text())
-    assert {picture.model for picture in evaluation.pictures} == {"base", "personalized", "reinforced"}
-    assert all((theirs / picture.file).is_file() for picture in evaluation.pictures)
+    job = follow(lab, Stage.EVALUATE)
+    load_recipe(Stage.EVALUATE)(alone(lab, job, Stage.EVALUATE, "evaluated"))
+    ours, theirs = (
+        Evaluation.model_validate_json((lab.output(each, Stage.EVALUATE) / "evaluation.json").read_text())
+        for each in (job, small_job(lab, WORLD))
+    )
+    assert {picture.model for picture in theirs.pictures} == {"base", "personalized", "reinforced"}
+    assert len(ours.pictures) == len(theirs.pictures)
+    for one, other in zip(ours.pictures, theirs.pictures, strict=True):
+        assert (one.model, one.prompt, one.number, one.seed) == (other.model, other.prompt, other.number, other.seed)
+        assert one.scores == pytest.approx(other.scores, abs=1e-4)
+        assert (lab.output(small_job(lab, WORLD), Stage.EVALUATE) / other.file).is_file()

@@ -10,6 +10,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
 from instructbooth.spec.job import ResolvedJob
+from instructbooth.spec.stages import Dtype
 from instructbooth_trainer.algorithms.surrogate import clipped_surrogate
 from instructbooth_trainer.diffusion.conditioning import Conditioning
 from instructbooth_trainer.diffusion.flow import FlowSchedule
@@ -21,9 +22,11 @@ from tests.unit.trainer.second_stage import REINFORCE, report, second_stage, sta
 GUIDED = {"steps": 4, "guidanceScale": 2}
 
 
-@pytest.mark.parametrize("guided", [True, False])
-def test_the_first_ratio_is_exactly_one(lab: Lab, personalized: ResolvedJob, guided: bool) -> None:
-    stage = stage_object(lab, second_stage(lab, personalized, sampling=GUIDED, guidanceInTraining=guided))
+@pytest.mark.parametrize(("guided", "dtype"), [(True, "fp32"), (False, "fp32"), (True, "bf16")])
+def test_the_first_ratio_is_exactly_one(lab: Lab, personalized: ResolvedJob, guided: bool, dtype: Dtype) -> None:
+    job = second_stage(lab, personalized, sampling=GUIDED, guidanceInTraining=guided)
+    model = job.spec.model.model_copy(update={"dtype": dtype})
+    stage = stage_object(lab, job.model_copy(update={"spec": job.spec.model_copy(update={"model": model})}))
     pairs, _ = stage.rollouts.collect(0)
     batches = [rows for update in stage.updates(len(pairs.steps), 0, inner=0) for rows in update]
     old, reference = stage.old_log_probs(pairs, batches), stage.reference_means(pairs, batches)

@@ -154,6 +154,27 @@ def test_a_plug_in_is_found_by_name(tiny: TinyWorld) -> None:
     assert load_reward(spec, context(tiny))(tensors, ["a star", "a mascot"]).shape == (2,)
 
 
+def test_a_package_of_one_s_own_brings_its_reward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As docs/rewards.md says: an installed distribution with an entry point."""
+    info = tmp_path / "my_package-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-package\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[instructbooth.rewards]\nmy-brightness = my_brightness:create\n")
+    (tmp_path / "my_brightness.py").write_text(
+        "def create(params):\n"
+        "    if 'scale' not in params:\n"
+        "        raise ValueError('params.scale is missing')\n"
+        "    return lambda images, prompts: params['scale'] * images.mean(dim=(1, 2, 3))\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    context = RewardContext(lambda source: tmp_path, [])
+    reward = load_reward(RewardSpec(name="my-brightness", params={"scale": 2.0}), context)
+    images = torch.stack([torch.full((3, 4, 4), 0.25), torch.ones(3, 4, 4)])
+    assert score("my-brightness", reward, images, ["a", "b"]).tolist() == [0.5, 2.0]
+    with pytest.raises(UserError, match=r"RewardInvalid.*params\.scale is missing"):
+        load_reward(RewardSpec(name="my-brightness"), context)
+
+
 def test_every_entry_point_leads_to_a_factory() -> None:
     """Read from pyproject.toml: what is installed may be older."""
     project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"]

@@ -1,8 +1,8 @@
 """The learning rate of a step: it rises linearly over the warm-up, then stays or falls to 0.
 
 With t = (step - warmup) / (steps - warmup): cosine is (1 + cos(pi t)) / 2 (SGDR without restarts, arXiv 1608.03983,
-eq. 5), linear is 1 - t, as diffusers' scripts have it. Deliberately different from those: step 0 of a warm-up of w
-steps has 1 / (w + 1) of the peak and not 0, and the step after the last one would have rate 0, so that none is wasted.
+eq. 5), linear is 1 - t, as diffusers' scripts have it: the step after the last one would have rate 0. Deliberately
+different from those: step 0 of a warm-up of w steps has 1 / (w + 1) of the peak and not 0, so that none is wasted.
 """
 
 from __future__ import annotations

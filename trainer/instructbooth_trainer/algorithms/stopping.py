@@ -1,9 +1,10 @@
 """When to stop: no gain on held-out prompts for `patience` validations, a KL above its ceiling, a score too low.
 
-Validation k brings a gain when s_k > max(s_0 .. s_k-1) + min_delta; the stage ends after `patience` without one in a
-row. KL > ceiling and score < floor end it at once, and so does a value that is not a number.
+Validation k brings a gain when s_k > s_b + min_delta, b being the last one that did (the first does); the stage ends
+after `patience` without one in a row. KL > ceiling and score < floor end it at once, and so does a value that is not a
+number.
 
-Source: early stopping with patience (Prechelt, "Early Stopping - But When?", 1998), measured against the best so far.
+Source: early stopping with patience (Prechelt, "Early Stopping - But When?", 1998), measured against the last gain.
 Deliberately more than the paper, and off by default: reward over-optimisation is what ends RL on diffusion models
 (DDPO, arXiv 2305.13301, section 6.3). All rules keep an adapter that was seen to be good rather than the last one.
 """

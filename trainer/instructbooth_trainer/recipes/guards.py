@@ -76,7 +76,7 @@ class Watch:
         """As `within` where there are no validations, and so no best adapter: the last sound one becomes it."""
         if not self.within(measured, after):
             self._state.kept["best"] = self._state.kept["sound"]
-            self._state.record[BEST_AFTER] = self._state.record.get(SOUND_AFTER, 0)
+            self._state.record[BEST_AFTER] = self._state.record.get(SOUND_AFTER, after - 1)
             return False
         if self._spec.identity is None or IDENTITY in measured:
             self._state.kept["sound"] = self._adapter.tensors()

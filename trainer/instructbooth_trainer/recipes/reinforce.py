@@ -259,11 +259,12 @@ def finish(stage: Reinforce) -> Outcome:
     run, state, spec = stage.run, stage.state, stage.spec
     if "best" in state.kept:
         stage.adapter.load_tensors(state.kept["best"])
-    epochs = state.record.get(BEST_AFTER, len(state.curve))  # of the adapter that is published
-    assert isinstance(epochs, int)
-    last = state.curve[epochs - 1] if epochs else {}
+    # Of the adapter that is published; a checkpoint of before may not know when its best one was.
+    epochs = state.record.get(BEST_AFTER) if "best" in state.kept else len(state.curve)
+    last = state.curve[epochs - 1] if isinstance(epochs, int) and epochs else {}
     numbers = {name: value for name, value in last.items() if name in ("reward_mean", "kl") or "/" in name}
-    numbers["epochs"] = float(epochs)
+    if isinstance(epochs, int):
+        numbers["epochs"] = float(epochs)
     folder = run.workdir / "output"
     if run.gang.is_main:
         folder.mkdir(parents=True, exist_ok=True)
