@@ -59,8 +59,7 @@ class Lookout:
 
     def ask(self, key: Key, look: Look, after: float = 0.0) -> None:
         """Have a child of the job looked at, after so many seconds. Whoever is due already keeps its place."""
-        if later := self._later.pop(key, None):
-            later[0].cancel()
+        self._call_off(key)
         if after > 0:
             self._later[key] = asyncio.get_running_loop().call_later(after, self.ask, key, look), look
             return
@@ -79,8 +78,7 @@ class Lookout:
         """The job needs no look any more."""
         self._found.pop(key, None)
         self._listed.pop(key, None)
-        if later := self._later.pop(key, None):
-            later[0].cancel()
+        self._call_off(key)
         asked = self._asked.get(key.namespace, {})
         asked.pop(key, None)
         if not asked:
@@ -113,8 +111,7 @@ class Lookout:
                 if look := self._listed.get(key):
                     self._show(key, look, evidence)
         self._listed = {}
-        took = clock() - began
-        return max(pause, min(took / SHARE_OF_TIME - took, LONGEST_SECONDS))
+        return max(pause, _rest(clock() - began, SHARE_OF_TIME))
 
     async def glance_for_ever(self) -> None:
         """See to it for ever that gangs which have a node are looked at before those that have none."""
@@ -134,8 +131,12 @@ class Lookout:
         for key, look in self._patient().items():
             if key.namespace == namespace and (look.child in starting or self._begun(key, look.child)):
                 self.ask(key, Look(look.child, Haste.SOON))
-        took = clock() - began
-        return min(took / GLANCES_SHARE - took, LONGEST_SECONDS)
+        return _rest(clock() - began, GLANCES_SHARE)
+
+    def _call_off(self, key: Key) -> None:
+        """The look that was asked for in advance."""
+        if later := self._later.pop(key, None):
+            later[0].cancel()
 
     def _patient(self) -> dict[Key, Look]:
         """Those who wait for their turn, and those of which a look has shown that they have no node."""
@@ -173,6 +174,11 @@ class Lookout:
 
 def _has_haste(asked: dict[Key, Look]) -> bool:
     return any(look.haste is Haste.SOON for look in asked.values())
+
+
+def _rest(took: float, share: float) -> float:
+    """For how many seconds to leave the API server alone, so that lists take no more than a share of the time."""
+    return min(took / share - took, LONGEST_SECONDS)
 
 
 def _trouble(namespace: str, error: Exception) -> float:

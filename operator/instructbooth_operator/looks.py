@@ -11,17 +11,17 @@ import logging
 from collections import defaultdict
 from dataclasses import dataclass, field
 
-from instructbooth.contract import KIND, Label
+from instructbooth.contract import KIND
 from instructbooth.reconcile.observed import Pod, Warning
 from instructbooth.reconcile.policies.blocked import TELLING
 from instructbooth_operator.api import Api
 from instructbooth_operator.errors import ApiError
 from instructbooth_operator.resources import EVENTS, PODS
+from instructbooth_operator.resync import SELECTOR
 
 log = logging.getLogger(__name__)
 
 JOB_NAME = "batch.kubernetes.io/job-name"
-MANAGED = f"{Label.MANAGED_BY}={Label.MANAGER}"
 COMPANY_SECONDS = 0.05, 1.0  # for which a list waits for others to join it: as long as the last one took, within bounds
 SHARE_OF_TIME = 0.05  # that is spent on lists of events, unless they would be older than
 OLDEST_SECONDS = 60.0
@@ -80,7 +80,7 @@ class Pods:
     async def starting(self, namespace: str) -> set[str]:
         """Children of which some pod has a node and does not run yet: few, however many there are. Raises ApiError."""
         found: set[str] = set()
-        query = {"labelSelector": MANAGED, "fieldSelector": "status.phase=Pending,spec.nodeName!="}
+        query = {"labelSelector": SELECTOR, "fieldSelector": "status.phase=Pending,spec.nodeName!="}
         async for page in self._api.list(PODS, namespace, **query):
             found.update(pod["metadata"]["labels"].get(JOB_NAME, "") for pod in page["items"])
         return found

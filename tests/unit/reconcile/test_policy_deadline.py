@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
-
 import pytest
 
 from instructbooth.contract import Stage
@@ -13,13 +11,9 @@ from instructbooth.reconcile.plan import plan
 from instructbooth.reconcile.policies.deadline import active_time, run_clock, seconds_left
 from instructbooth.spec.job import RunPolicy
 from instructbooth.spec.status import InstructBoothJobStatus, Phase, StageState
-from tests.unit.reconcile.world import DEFAULTS, START, reason, started
+from tests.unit.reconcile.world import DEFAULTS, after, reason, started
 
 P1 = "mascot-personalize-1"
-
-
-def after(seconds: float) -> datetime:
-    return START + timedelta(seconds=seconds)
 
 
 def clock(before: int, since: float | None) -> InstructBoothJobStatus:

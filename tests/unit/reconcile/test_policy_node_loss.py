@@ -15,13 +15,9 @@ from instructbooth.reconcile.policies.node_loss import holds_up, seconds_to_look
 from instructbooth.reconcile.policies.retry import Cause, diagnose, undecided
 from instructbooth.spec.status import Failure, Restarts, StageState
 from tests.unit.reconcile.test_plan import P1, R1, R2, through
-from tests.unit.reconcile.world import START, World, job_object
+from tests.unit.reconcile.world import START, World, after, job_object
 
 VICTIM = f'{{"reason": "{PEER_LOST}", "message": "gloo"}}'
-
-
-def after(seconds: float) -> Any:
-    return START + timedelta(seconds=seconds)
 
 
 def pod_object(phase: str, ready: str, containers: str) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import datetime, timedelta
 
 import pytest
 
@@ -14,15 +13,11 @@ from instructbooth.reconcile.policies import suspend
 from instructbooth.reconcile.policies.retry import Cause, Diagnosis
 from instructbooth.spec.job import RunPolicy
 from instructbooth.spec.status import Failure, Phase, Progress, Restarts, StageState, StageStatus
-from tests.unit.reconcile.world import START, started
+from tests.unit.reconcile.world import START, after, started
 
 P1, P2 = "mascot-personalize-1", "mascot-personalize-2"
 CHILD = ChildJob(P1, Stage.PERSONALIZE, 1, 2, START, started=START)
 STAGE = StageStatus(name=Stage.PERSONALIZE, attempt=1, state=StageState.RUNNING)
-
-
-def after(seconds: float) -> datetime:
-    return START + timedelta(seconds=seconds)
 
 
 @pytest.mark.parametrize(

@@ -241,6 +241,11 @@ class World:
         self.job["metadata"]["generation"] += 1
 
 
+def after(seconds: float) -> datetime:
+    """So many seconds after the start."""
+    return START + timedelta(seconds=seconds)
+
+
 def started(**policy: object) -> World:
     """A job whose first gang is there."""
     world = World(job_object(runPolicy=policy))
