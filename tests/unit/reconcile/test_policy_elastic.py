@@ -40,6 +40,7 @@ def elastic_job(least: int | None, **policy: Any) -> dict[str, Any]:
     [
         pytest.param(2, 4, pods(3, 1), 100, 200, id="it may still find room"),
         pytest.param(2, 4, pods(3, 1), 300, 0, id="now"),
+        pytest.param(2, 4, pods(3, 1), -3600, 300, id="a clock that is an hour behind"),
         pytest.param(2, 2, pods(1, 1), 300, None, id="as small as may be"),
         pytest.param(None, 4, pods(3, 1), 300, None, id="all or none"),
         pytest.param(2, 4, pods(4, 0), 300, None, id="not for lack of room"),
